@@ -1,0 +1,23 @@
+/**
+ * KIVI*: the quantized baseline of the paper (XQuant §4), KIVI (arXiv 2402.02750) with keys before RoPE.
+ *
+ * Keys are quantized per channel, because their outliers sit in fixed channels, and values per token.
+ *
+ * @module
+ */
+
+import { layerBits, quantizedFormat } from './format.js';
+import { KeyValueCache } from './kv.js';
+import type { CacheOptions, KeyValueProjection } from './types.js';
+
+/** Quantized keys and values: `bits + 32 / groupSize` bits an element. */
+export class KiviCache extends KeyValueCache {
+  /** @param layers layers of the model, for `firstLayers` and `lastLayers` */
+  constructor(options: CacheOptions, projection: KeyValueProjection, layers: number) {
+    const bits = (nominal: typeof options.bits) => layerBits(options, projection.layer, layers, nominal);
+    super(options, projection, {
+      keys: quantizedFormat(options, bits(options.keyBits), options.keyGrouping),
+      values: quantizedFormat(options, bits(options.valueBits), options.valueGrouping),
+    });
+  }
+}

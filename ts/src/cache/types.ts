@@ -1,0 +1,225 @@
+/**
+ * The contracts of a cache: what it is given, what it gives back, what it costs.
+ *
+ * Most KV caches are handed finished keys and values. These caches are handed the *input* of a layer,
+ * because that is what XQuant stores; keys and values appear when they are read (XQuant §3.1). Keys are
+ * always given back before RoPE, in every variant, so that all variants can take each other's place.
+ *
+ * @module
+ */
+
+import type { Rotation } from '../numerics/hadamard.js';
+import type { Matrix } from '../numerics/matrix.js';
+import type { Grouping, QuantizedMatrix } from '../quant/grouped.js';
+import type { Bits, RangeRule } from '../quant/uniform.js';
+
+/** The three faces of one layer input. A variant reads the one it stores. */
+export interface LayerInput {
+  /** After the input norm, including its gain: what the paper calls X. [tokens, hiddenSize] */
+  readonly x: Matrix;
+  /** After the input norm, before its gain. [tokens, hiddenSize] */
+  readonly normalized: Matrix;
+  /** The residual stream before the norm. [tokens, hiddenSize] */
+  readonly stream: Matrix;
+}
+
+/** Keys (before RoPE) and values of some tokens. */
+export interface KeysAndValues {
+  /** [tokens, kvDim] */
+  readonly keys: Matrix;
+  /** [tokens, kvDim] */
+  readonly values: Matrix;
+}
+
+/** What a cache needs to know of one layer's weights. */
+export interface KeyValueProjection {
+  readonly layer: number;
+  readonly hiddenSize: number;
+  /** numKeyValueHeads * headDim */
+  readonly kvDim: number;
+  /** [kvDim, hiddenSize] */
+  readonly wK: Matrix;
+  /** [kvDim, hiddenSize] */
+  readonly wV: Matrix;
+  /** [kvDim], added to keys after the projection (Qwen2) */
+  readonly bK?: Float32Array;
+  /** [kvDim], added to values after the projection (Qwen2) */
+  readonly bV?: Float32Array;
+  /** Gain of the layer's input norm: x = normalized * normGain. [hiddenSize] */
+  readonly normGain: Float32Array;
+  /** The norm without its gain: normalized = normalize(stream). */
+  normalize(stream: Matrix): Matrix;
+  /** What stands between the key projection and RoPE: QK-norm (Qwen3), otherwise nothing. */
+  finishKeys(keys: Matrix): Matrix;
+}
+
+/** The truncated factors `W = U S B^T` of one layer, as the latent forms use them (XQuant §3.3). */
+export interface LatentFactors {
+  /** U^T: takes x to its latent. [latentRank, hiddenSize] */
+  readonly downProjection: Matrix;
+  /** (S B^T)^T: takes the latent to keys or values. [outChannels, latentRank] */
+  readonly upProjection: Matrix;
+}
+
+/** Gives the factors of a layer; computed on first use or read from a file. */
+export interface FactorSource {
+  /**
+   * @param layer which layer
+   * @param matrix which matrix is factored: `wK`, `wV`, `[wK | wV]`, or the latter with the norm gain folded in
+   */
+  factors(layer: number, matrix: FactoredMatrix): LatentFactors;
+}
+
+/** Matrices that {@link FactorSource} factors. */
+export type FactoredMatrix = 'key' | 'value' | 'keyValue' | 'keyValueWithGain';
+
+/** Bytes that a cache holds, counted from its buffers. */
+export interface CacheBytes {
+  /** Packed codes. */
+  codes: number;
+  /** f16 scales. */
+  scales: number;
+  /** f16 minima. */
+  mins: number;
+  /** Newest tokens, not yet sealed, in f16. */
+  window: number;
+  /** Sealed values that are kept unquantized: all of the `kv` cache, f16 outlier channels. */
+  outliers: number;
+  /** Everything that the first, differently coded layers of `xquant-cl` hold once sealed. */
+  baseLayers: number;
+  /** Scratch that all layers share during a forward pass: the cross-layer accumulator. */
+  scratch: number;
+}
+
+/** A matrix as a cache keeps it: quantized, or in f16 bits, or (identity quantizer) in f32. */
+export type StoredMatrix = QuantizedMatrix | Float16Matrix | Matrix;
+
+/** A row-major matrix of f16 numbers. */
+export interface Float16Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  /** [rows, columns], f16 bits. */
+  readonly float16: Uint16Array;
+}
+
+/** One sealed block of tokens: the tensors that a variant stores, by name, in a fixed order. */
+export type SealedBlock = Readonly<Record<string, StoredMatrix>>;
+
+/** Everything a layer cache holds, in a form that can be written to a file or moved to another backend. */
+export interface LayerState {
+  /** Tokens. */
+  readonly length: number;
+  /** In order of position; each `residualWindow` tokens. */
+  readonly blocks: readonly SealedBlock[];
+  /** Tokens after the last sealed block, by the same tensor names or those of the variant's rows. */
+  readonly window: Readonly<Record<string, Float16Matrix | Matrix>>;
+}
+
+/** The cache of one layer. */
+export interface LayerCache {
+  /** Tokens stored. */
+  readonly length: number;
+  /**
+   * Stores the next tokens. A block is sealed (quantized) the moment its last token arrives.
+   *
+   * @param input of the next tokens, read
+   * @throws {ShapeError} if a tensor is not [tokens, hiddenSize]
+   * @throws {NumericError} if a value is NaN, infinite or too large for f16; nothing is stored then
+   * @throws {CacheStateError} if a cross-layer variant is called out of layer order
+   */
+  append(input: LayerInput): void;
+  /**
+   * Rematerializes all stored tokens.
+   *
+   * @returns fresh, keys before RoPE, [length, kvDim] each
+   * @throws {CacheStateError} if a cross-layer variant is read out of layer order
+   */
+  keysAndValues(): KeysAndValues;
+  /**
+   * Forgets all tokens from `length` on.
+   *
+   * @throws {CacheStateError} if `length` is inside a sealed block: its exact values are gone
+   * @throws {RangeError} if `length` is not from 0 to the current length
+   */
+  trim(length: number): void;
+  /** Counted from the buffers that exist; `scratch` is left to the model cache, since it is shared. */
+  bytes(): CacheBytes;
+  /** Shares memory with the cache; treat as read-only. */
+  state(): LayerState;
+  /**
+   * Replaces the contents.
+   *
+   * @param state of a cache with the same options and projection
+   */
+  restore(state: LayerState): void;
+}
+
+/** The caches of all layers of one sequence. */
+export interface ModelCache {
+  /** Which implementation made it; another one refuses it. */
+  readonly backend: string;
+  /** Every option, resolved. */
+  readonly options: CacheOptions;
+  /** Tokens stored (the same in every layer, except inside a forward pass). */
+  readonly length: number;
+  readonly layers: readonly LayerCache[];
+  /** @see LayerCache.trim */
+  trim(length: number): void;
+  /** An independent copy. Sealed blocks never change, so they are shared. */
+  clone(): ModelCache;
+  /** Sum over layers, and the scratch they share. */
+  bytes(): CacheBytes;
+}
+
+/** Cache variants by the name a user types. */
+export type CacheVariant = 'kv' | 'kivi' | 'kvquant' | 'xquant' | 'xquant-cl';
+
+/** What XQuant stores: X itself, or its projection on the singular vectors of Wk and Wv. */
+export type CacheForm = 'x' | 'latent';
+
+/** In which space the cross-layer difference is taken (XQuant §3.2 and our `normalized`). */
+export type DeltaSpace = 'x' | 'normalized' | 'stream';
+
+/** How the cross-layer accumulator is kept during a forward pass. */
+export type AccumulatorPolicy = 'f32' | 'int8' | 'recompute';
+
+/** Every choice of every variant, resolved for one model. A variant ignores what does not concern it. */
+export interface CacheOptions {
+  readonly variant: CacheVariant;
+  /** Bits of a code (of a delta, in `xquant-cl`). */
+  readonly bits: Bits;
+  /** Bits of keys or key latents, where they are stored apart. */
+  readonly keyBits: Bits;
+  /** Bits of values or value latents, where they are stored apart. */
+  readonly valueBits: Bits;
+  readonly form: CacheForm;
+  /** Elements that share a scale. 128 in the paper. */
+  readonly groupSize: number;
+  /** Tokens of a block: kept in f16 until the block is complete, then sealed. */
+  readonly residualWindow: number;
+  /** Of X or of deltas. */
+  readonly grouping: Grouping;
+  /** Of keys (`kivi`) or key latents. */
+  readonly keyGrouping: Grouping;
+  /** Of values (`kivi`) or value latents. */
+  readonly valueGrouping: Grouping;
+  readonly range: RangeRule;
+  readonly rotation: Rotation;
+  /** Whether channel 0 of the key latents stays in f16 (XQuant App. B). */
+  readonly outlierChannel: 'quantized' | 'f16';
+  readonly deltaSpace: DeltaSpace;
+  readonly accumulator: AccumulatorPolicy;
+  /** Layers stored without a difference; the last of them starts the accumulator. */
+  readonly baseLayers: number;
+  readonly baseBits: Bits;
+  /** What the base layer of the latent cross-layer form stores: X in full width, or its latent. */
+  readonly baseStore: 'x' | 'latent';
+  /** `kivi` and `xquant`: this many first layers get `firstBits` (the paper's Table 4). */
+  readonly firstLayers: number;
+  readonly firstBits: Bits;
+  /** `kivi` and `xquant`: this many last layers get `lastBits`. */
+  readonly lastLayers: number;
+  readonly lastBits: Bits;
+  /** `identity` stores f32 everywhere: for tests, and to see what quantization alone costs. */
+  readonly quantizer: 'uniform' | 'identity';
+}

@@ -1,0 +1,80 @@
+/**
+ * XQuant-CL for grouped-query attention: differences in the space that keys and values can see (XQuant §3.3.2).
+ *
+ *     offline   [Wk | Wv] = U S B^T                       U: [hiddenSize, 2 kvDim], orthonormal columns
+ *     write     D_i = Q((X_i - A) U)       then           A := A + dequantize(D_i) U^T
+ *     read      [K | V] = A [Wk | Wv]
+ *
+ * What U^T removes from a difference is what Wk and Wv would not have looked at, so with an exact quantizer
+ * nothing is lost. Layers below the base store latents of their own (XQuant §3.3.1); the base layer has to
+ * leave a full-width accumulator and stores X at full width (`baseStore: 'x'`) or in the latent space.
+ *
+ * @module
+ */
+
+import { rotateRows } from '../numerics/hadamard.js';
+import { linear, type Matrix, transpose } from '../numerics/matrix.js';
+import { type Accumulator, add, difference } from './accumulator.js';
+import type { TokenRows } from './block.js';
+import { quantizedFormat } from './format.js';
+import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
+import type {
+  CacheBytes,
+  CacheOptions,
+  FactorSource,
+  KeysAndValues,
+  KeyValueProjection,
+  SealedBlock,
+} from './types.js';
+import { CrossLayerCache } from './xquant-cl.js';
+import { billAsBase, rotateLatent } from './xquant-gqa.js';
+
+/** A layer that stores a difference (or, as the base with `baseStore: 'latent'`, X) in its latent space. */
+export class CrossLayerLatentCache extends CrossLayerCache {
+  readonly #format: StorageFormat;
+  readonly #isBase: boolean;
+  /** U^T, in the space of the accumulator on its right and of the rotated latent on its left. [latentRank, hiddenSize] */
+  readonly #down: Matrix;
+  /** U. [hiddenSize, latentRank] */
+  readonly #downTransposed: Matrix;
+
+  constructor(
+    options: CacheOptions,
+    projection: KeyValueProjection,
+    accumulator: Accumulator,
+    source: FactorSource,
+  ) {
+    super(options, projection, accumulator);
+    const { layer } = projection;
+    this.#isBase = layer === options.baseLayers - 1;
+    const bits = this.#isBase ? options.baseBits : options.bits;
+    this.#format = quantizedFormat(options, bits, options.grouping);
+    const matrixName = options.deltaSpace === 'x' ? 'keyValue' : 'keyValueWithGain';
+    const factors = rotateLatent(source.factors(layer, matrixName), options);
+    this.#down = rotateRows(factors.downProjection, options.rotation);
+    this.#downTransposed = transpose(this.#down);
+  }
+
+  protected seal(rows: TokenRows, block: number): SealedBlock {
+    const { layer } = this.projection;
+    const x = this.rotated(rows);
+    const below = this.#isBase ? undefined : this.accumulator.below(layer, block);
+    const latent = linear(below ? difference(x, below) : x, this.#down);
+    const delta = storeMatrix(latent, this.#format, this.place('delta'));
+    const increment = linear(loadMatrix(delta), this.#downTransposed);
+    this.accumulator.advance(layer, block, below ? add(below, increment) : increment);
+    return { delta };
+  }
+
+  protected readBlock(_sealed: SealedBlock, block: number): KeysAndValues {
+    return this.projectRows(this.accumulator.through(this.projection.layer, block));
+  }
+
+  increment(block: number): Matrix {
+    return linear(loadMatrix(this.blocks[block].delta), this.#downTransposed);
+  }
+
+  override bytes(): CacheBytes {
+    return this.#isBase ? billAsBase(super.bytes()) : super.bytes();
+  }
+}

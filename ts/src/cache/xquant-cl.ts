@@ -1,0 +1,137 @@
+/**
+ * XQuant-CL: store only the quantized difference from layer to layer (XQuant §3.2, §4.3).
+ *
+ *     layers 0 .. baseLayers-1    store Q(X_i) at baseBits; the last of them starts the sum:  A := X^_i
+ *     layer i above               store D_i = Q(X_i - A)      then  A := A + dequantize(D_i)
+ *     read                        X^_i = A                    K = X^_i Wk,  V = X^_i Wv
+ *
+ * The inputs of neighbouring layers differ little, because each layer only adds to the residual stream; a
+ * difference needs fewer bits than the thing itself. It is taken against the *reconstruction* below, which
+ * already contains that layer's rounding error, so that errors do not add up over layers (a closed loop).
+ *
+ * What X is, is an option (`deltaSpace`): X with its gain, as the paper says; the normalized stream, with
+ * the gain folded into the weights, since a gain that changes from layer to layer would make a difference
+ * where there is none; or the residual stream before the norm.
+ *
+ * @module
+ */
+
+import { rotateRows } from '../numerics/hadamard.js';
+import type { Matrix } from '../numerics/matrix.js';
+import { type AccumulatingLayer, type Accumulator, add, difference } from './accumulator.js';
+import { BlockCache, type TokenRows } from './block.js';
+import { type FoldedProjection, foldProjection, project } from './fold.js';
+import { quantizedFormat } from './format.js';
+import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
+import type {
+  CacheBytes,
+  CacheOptions,
+  KeysAndValues,
+  KeyValueProjection,
+  LayerInput,
+  SealedBlock,
+} from './types.js';
+import { billAsBase } from './xquant-gqa.js';
+
+/** What both cross-layer forms share: the space of X, and reading it back as keys and values. */
+export abstract class CrossLayerCache extends BlockCache implements AccumulatingLayer {
+  protected readonly tensors: Readonly<Record<string, number>>;
+  protected readonly accumulator: Accumulator;
+  /** Wk and Wv in the space in which the accumulator lives. */
+  readonly #weights: FoldedProjection;
+
+  constructor(options: CacheOptions, projection: KeyValueProjection, accumulator: Accumulator) {
+    super(options, projection);
+    this.tensors = { x: projection.hiddenSize };
+    this.accumulator = accumulator;
+    this.#weights = foldProjection(projection, options.deltaSpace !== 'x', options.rotation);
+    accumulator.register(projection.layer, this);
+  }
+
+  /** The tensor that the difference is taken of. */
+  protected storedRows(input: LayerInput): TokenRows {
+    return { x: input[this.options.deltaSpace] };
+  }
+
+  /** Rows in the space of the accumulator: rotated, if the cache rotates. */
+  protected rotated({ x }: TokenRows): Matrix {
+    return rotateRows(x, this.options.rotation);
+  }
+
+  protected readWindow(rows: TokenRows): KeysAndValues {
+    return this.projectRows(this.rotated(rows));
+  }
+
+  /**
+   * Keys and values of rows in the space of the accumulator. The norm, where it still has to be applied,
+   * does not mind the rotation: a rotated vector has the same length.
+   */
+  protected projectRows(rows: Matrix): KeysAndValues {
+    const normalized = this.options.deltaSpace === 'stream' ? this.projection.normalize(rows) : rows;
+    return project(normalized, normalized, this.#weights, this.projection);
+  }
+
+  abstract increment(block: number): Matrix;
+
+  override trim(length: number): void {
+    super.trim(length);
+    this.accumulator.truncate(this.blocks.length);
+  }
+}
+
+/** A layer whose X is stored directly. The last such layer starts the accumulator. */
+export class CrossLayerBaseCache extends CrossLayerCache {
+  readonly #format: StorageFormat;
+  readonly #startsAccumulator: boolean;
+
+  constructor(options: CacheOptions, projection: KeyValueProjection, accumulator: Accumulator) {
+    super(options, projection, accumulator);
+    this.#format = quantizedFormat(options, options.baseBits, options.grouping);
+    this.#startsAccumulator = projection.layer === options.baseLayers - 1;
+  }
+
+  protected seal(rows: TokenRows, block: number): SealedBlock {
+    const sealed = { x: storeMatrix(this.rotated(rows), this.#format, this.place('x')) };
+    if (this.#startsAccumulator) this.accumulator.advance(this.projection.layer, block, loadMatrix(sealed.x));
+    return sealed;
+  }
+
+  protected readBlock(sealed: SealedBlock, block: number): KeysAndValues {
+    if (!this.#startsAccumulator) return this.projectRows(loadMatrix(sealed.x));
+    return this.projectRows(this.accumulator.through(this.projection.layer, block));
+  }
+
+  increment(block: number): Matrix {
+    return loadMatrix(this.blocks[block].x);
+  }
+
+  override bytes(): CacheBytes {
+    return billAsBase(super.bytes());
+  }
+}
+
+/** A layer that stores a difference in full width: `bits + 32 / groupSize` bits per channel of X. */
+export class CrossLayerDeltaCache extends CrossLayerCache {
+  readonly #format: StorageFormat;
+
+  constructor(options: CacheOptions, projection: KeyValueProjection, accumulator: Accumulator) {
+    super(options, projection, accumulator);
+    this.#format = quantizedFormat(options, options.bits, options.grouping);
+  }
+
+  protected seal(rows: TokenRows, block: number): SealedBlock {
+    const { layer } = this.projection;
+    const below = this.accumulator.below(layer, block);
+    const delta = storeMatrix(difference(this.rotated(rows), below), this.#format, this.place('delta'));
+    this.accumulator.advance(layer, block, add(below, loadMatrix(delta)));
+    return { delta };
+  }
+
+  protected readBlock(_sealed: SealedBlock, block: number): KeysAndValues {
+    return this.projectRows(this.accumulator.through(this.projection.layer, block));
+  }
+
+  increment(block: number): Matrix {
+    return loadMatrix(this.blocks[block].delta);
+  }
+}

@@ -1,0 +1,52 @@
+/**
+ * XQuant for multi-head attention: store the layer input, rebuild keys and values (XQuant §3.1).
+ *
+ *     write   X -> Q(X)
+ *     read    X^ = dequantize(Q(X))      K = X^ Wk      V = X^ Wv
+ *
+ * One tensor of hiddenSize is stored instead of two of kvDim. With as many KV heads as query heads
+ * (kvDim = hiddenSize) that is half of a quantized KV cache at the same number of bits.
+ *
+ * @module
+ */
+
+import { rotateRows } from '../numerics/hadamard.js';
+import { BlockCache, type TokenRows } from './block.js';
+import { type FoldedProjection, foldProjection, project } from './fold.js';
+import { layerBits, quantizedFormat } from './format.js';
+import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
+import type { CacheOptions, KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
+
+/** Quantized X: `bits + 32 / groupSize` bits per channel of the layer input. */
+export class XQuantCache extends BlockCache {
+  protected readonly tensors: Readonly<Record<string, number>>;
+  readonly #format: StorageFormat;
+  /** Wk and Wv in the (rotated) space in which X is stored. */
+  readonly #weights: FoldedProjection;
+
+  /** @param layers layers of the model, for `firstLayers` and `lastLayers` */
+  constructor(options: CacheOptions, projection: KeyValueProjection, layers: number) {
+    super(options, projection);
+    this.tensors = { x: projection.hiddenSize };
+    const bits = layerBits(options, projection.layer, layers, options.bits);
+    this.#format = quantizedFormat(options, bits, options.grouping);
+    this.#weights = foldProjection(projection, false, options.rotation);
+  }
+
+  protected storedRows({ x }: LayerInput): TokenRows {
+    return { x };
+  }
+
+  protected seal({ x }: TokenRows): SealedBlock {
+    return { x: storeMatrix(rotateRows(x, this.options.rotation), this.#format, this.place('x')) };
+  }
+
+  protected readBlock(sealed: SealedBlock): KeysAndValues {
+    const xHat = loadMatrix(sealed.x);
+    return project(xHat, xHat, this.#weights, this.projection);
+  }
+
+  protected readWindow({ x }: TokenRows): KeysAndValues {
+    return project(x, x, this.projection, this.projection);
+  }
+}
