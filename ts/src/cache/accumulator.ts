@@ -16,7 +16,7 @@
  */
 
 import { CacheStateError } from '../errors.js';
-import { type Matrix, matrix } from '../numerics/matrix.js';
+import { add, type Matrix } from '../numerics/matrix.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
 import type { AccumulatorPolicy, StoredMatrix } from './types.js';
 
@@ -129,22 +129,4 @@ export class Accumulator {
     if (!found) throw new RangeError(`layer ${layer} has no part in the accumulator`);
     return found;
   }
-}
-
-/** `a + b`, element by element, each sum rounded to f32. */
-export function add(a: Matrix, b: Matrix): Matrix {
-  const sum = matrix(a.rows, a.columns);
-  for (let i = 0; i < sum.data.length; i++) sum.data[i] = a.data[i] + b.data[i];
-  return sum;
-}
-
-/**
- * The difference that XQuant-CL stores: `x - accumulator`, each element rounded to f32.
- *
- * @returns fresh
- */
-export function difference(x: Matrix, accumulator: Matrix): Matrix {
-  const result = matrix(x.rows, x.columns);
-  for (let i = 0; i < result.data.length; i++) result.data[i] = x.data[i] - accumulator.data[i];
-  return result;
 }

@@ -172,7 +172,7 @@ export interface ModelCache {
 }
 
 /** Cache variants by the name a user types. */
-export type CacheVariant = 'kv' | 'kivi' | 'kvquant' | 'xquant' | 'xquant-cl';
+export type CacheVariant = 'kv' | 'kivi' | 'xquant' | 'xquant-cl';
 
 /** What XQuant stores: X itself, or its projection on the singular vectors of Wk and Wv. */
 export type CacheForm = 'x' | 'latent';

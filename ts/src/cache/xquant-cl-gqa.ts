@@ -13,8 +13,8 @@
  */
 
 import { rotateRows } from '../numerics/hadamard.js';
-import { linear, type Matrix, transpose } from '../numerics/matrix.js';
-import { type Accumulator, add, difference } from './accumulator.js';
+import { add, linear, type Matrix, subtract, transpose } from '../numerics/matrix.js';
+import type { Accumulator } from './accumulator.js';
 import type { TokenRows } from './block.js';
 import { quantizedFormat } from './format.js';
 import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
@@ -59,7 +59,7 @@ export class CrossLayerLatentCache extends CrossLayerCache {
     const { layer } = this.projection;
     const x = this.rotated(rows);
     const below = this.#isBase ? undefined : this.accumulator.below(layer, block);
-    const latent = linear(below ? difference(x, below) : x, this.#down);
+    const latent = linear(below ? subtract(x, below) : x, this.#down);
     const delta = storeMatrix(latent, this.#format, this.place('delta'));
     const increment = linear(loadMatrix(delta), this.#downTransposed);
     this.accumulator.advance(layer, block, below ? add(below, increment) : increment);

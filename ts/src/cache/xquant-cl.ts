@@ -17,8 +17,8 @@
  */
 
 import { rotateRows } from '../numerics/hadamard.js';
-import type { Matrix } from '../numerics/matrix.js';
-import { type AccumulatingLayer, type Accumulator, add, difference } from './accumulator.js';
+import { add, type Matrix, subtract } from '../numerics/matrix.js';
+import type { AccumulatingLayer, Accumulator } from './accumulator.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type FoldedProjection, foldProjection, project } from './fold.js';
 import { quantizedFormat } from './format.js';
@@ -29,6 +29,7 @@ import type {
   KeysAndValues,
   KeyValueProjection,
   LayerInput,
+  LayerState,
   SealedBlock,
 } from './types.js';
 import { billAsBase } from './xquant-gqa.js';
@@ -72,6 +73,11 @@ export abstract class CrossLayerCache extends BlockCache implements Accumulating
   }
 
   abstract increment(block: number): Matrix;
+
+  override restore(state: LayerState): void {
+    super.restore(state);
+    this.accumulator.truncate(0); // the next pass starts it anew
+  }
 
   override trim(length: number): void {
     super.trim(length);
@@ -122,7 +128,7 @@ export class CrossLayerDeltaCache extends CrossLayerCache {
   protected seal(rows: TokenRows, block: number): SealedBlock {
     const { layer } = this.projection;
     const below = this.accumulator.below(layer, block);
-    const delta = storeMatrix(difference(this.rotated(rows), below), this.#format, this.place('delta'));
+    const delta = storeMatrix(subtract(this.rotated(rows), below), this.#format, this.place('delta'));
     this.accumulator.advance(layer, block, add(below, loadMatrix(delta)));
     return { delta };
   }

@@ -167,14 +167,29 @@ export function linear(x: Matrix, w: Matrix, bias?: Float32Array): Matrix {
 }
 
 /**
- * `a b`, for the small products of the SVD forms that no model file stores transposed.
+ * `a + b`, each sum rounded to f32.
  *
- * @param a [rows, inner]
- * @param b [inner, columns]
- * @returns fresh, [rows, columns]
+ * @param a [rows, columns], @param b [rows, columns]
+ * @returns fresh
  */
-export function multiply(a: Matrix, b: Matrix): Matrix {
-  return linear(a, transpose(b));
+export function add(a: Matrix, b: Matrix): Matrix {
+  assertSameShape('add', a, b);
+  const result = matrix(a.rows, a.columns);
+  for (let i = 0; i < result.data.length; i++) result.data[i] = a.data[i] + b.data[i];
+  return result;
+}
+
+/**
+ * `a - b`, each difference rounded to f32.
+ *
+ * @param a [rows, columns], @param b [rows, columns]
+ * @returns fresh
+ */
+export function subtract(a: Matrix, b: Matrix): Matrix {
+  assertSameShape('subtract', a, b);
+  const result = matrix(a.rows, a.columns);
+  for (let i = 0; i < result.data.length; i++) result.data[i] = a.data[i] - b.data[i];
+  return result;
 }
 
 /**
@@ -186,4 +201,10 @@ export function dot(a: Float32Array, b: Float32Array): number {
   let sum = 0;
   for (let k = 0; k < a.length; k++) sum += a[k] * b[k];
   return sum;
+}
+
+function assertSameShape(op: string, a: Matrix, b: Matrix): void {
+  if (a.rows !== b.rows || a.columns !== b.columns) {
+    throw new ShapeError(op, 'b', [a.rows, a.columns], [b.rows, b.columns]);
+  }
 }

@@ -1,0 +1,85 @@
+/**
+ * The offline step of the latent forms: factors of Wk, Wv and [Wk | Wv], computed on first use (XQuant §3.3).
+ *
+ * @module
+ */
+
+import { concatRows, type Matrix, matrix, transpose } from '../numerics/matrix.js';
+import { thinSvd } from '../numerics/svd.js';
+import { foldGain } from './fold.js';
+import type { FactoredMatrix, FactorSource, KeyValueProjection, LatentFactors } from './types.js';
+
+/** Called before each decomposition that has to be computed. */
+export type FactorProgress = (layer: number, matrix: FactoredMatrix) => void;
+
+/**
+ * Factors `W = U S B^T`, W: [hiddenSize, outChannels] in the paper's orientation.
+ *
+ * @param w [outChannels, hiddenSize], as files store it
+ * @returns fresh
+ * @see XQuant §3.3.1
+ */
+export function latentFactors(w: Matrix): LatentFactors {
+  // Files store W^T = B S U^T. Decomposing W itself makes U the left factor, to which the sign rule applies.
+  const { u, s, vT } = thinSvd(transpose(w));
+  const up = matrix(w.rows, s.length);
+  for (let j = 0; j < up.rows; j++) {
+    for (let k = 0; k < up.columns; k++) {
+      up.data[j * up.columns + k] = s[k] * vT.data[k * vT.columns + j];
+    }
+  }
+  return { downProjection: transpose(u), upProjection: up };
+}
+
+/**
+ * The matrix that a name stands for.
+ *
+ * @returns [outChannels, hiddenSize]
+ */
+export function factoredMatrix(projection: KeyValueProjection, name: FactoredMatrix): Matrix {
+  const { wK, wV, normGain, hiddenSize } = projection;
+  switch (name) {
+    case 'key':
+      return wK;
+    case 'value':
+      return wV;
+    case 'keyValue':
+      return concatRows([wK, wV], hiddenSize);
+    case 'keyValueWithGain':
+      return foldGain(concatRows([wK, wV], hiddenSize), normGain);
+  }
+}
+
+/** Factors of a model, each computed when it is first asked for and kept. */
+export class ComputedFactors implements FactorSource {
+  readonly #projections: readonly KeyValueProjection[];
+  readonly #known = new Map<string, LatentFactors>();
+  readonly #onCompute: FactorProgress | undefined;
+
+  /** @param projections of all layers, in order */
+  constructor(projections: readonly KeyValueProjection[], onCompute?: FactorProgress) {
+    this.#projections = projections;
+    this.#onCompute = onCompute;
+  }
+
+  factors(layer: number, name: FactoredMatrix): LatentFactors {
+    const key = factorKey(layer, name);
+    let found = this.#known.get(key);
+    if (!found) {
+      this.#onCompute?.(layer, name);
+      found = latentFactors(factoredMatrix(this.#projections[layer], name));
+      this.#known.set(key, found);
+    }
+    return found;
+  }
+
+  /** Uses factors from elsewhere, for instance a file, instead of computing them. */
+  preset(layer: number, name: FactoredMatrix, factors: LatentFactors): void {
+    this.#known.set(factorKey(layer, name), factors);
+  }
+}
+
+/** A name for one set of factors, as files use it: `layers.3.key`. */
+export function factorKey(layer: number, name: FactoredMatrix): string {
+  return `layers.${layer}.${name}`;
+}

@@ -1,0 +1,78 @@
+/**
+ * Causal attention of some query rows over all keys and values; query heads share KV heads in groups.
+ *
+ * @module
+ */
+
+import { linear, type Matrix, matrix, rowRange, transpose } from '../numerics/matrix.js';
+
+/** Query rows handled together; only memory and speed depend on it. */
+const QUERY_BLOCK = 64;
+
+/**
+ * `softmax(q k / sqrt(headDim)) v` for every head, each query seeing the keys up to its own position.
+ *
+ * @param queries [tokens, heads * headDim], after RoPE; the last row stands at the last key's position
+ * @param keys [length, kvHeads * headDim], after RoPE
+ * @param values [length, kvHeads * headDim]
+ * @returns fresh, [tokens, heads * headDim]
+ */
+export function causalAttention(queries: Matrix, keys: Matrix, values: Matrix, headDim: number): Matrix {
+  const heads = queries.columns / headDim;
+  const groupedHeads = queries.columns / keys.columns;
+  const past = keys.rows - queries.rows;
+  const result = matrix(queries.rows, queries.columns);
+
+  for (let kvHead = 0; kvHead < heads / groupedHeads; kvHead++) {
+    const headKeys = columnRange(keys, kvHead * headDim, headDim);
+    const headValues = transpose(columnRange(values, kvHead * headDim, headDim));
+    for (let head = kvHead * groupedHeads; head < (kvHead + 1) * groupedHeads; head++) {
+      const headQueries = columnRange(queries, head * headDim, headDim);
+      for (let from = 0; from < queries.rows; from += QUERY_BLOCK) {
+        const to = Math.min(from + QUERY_BLOCK, queries.rows);
+        const visible = past + to; // keys that the last query of the block sees
+        const scores = linear(rowRange(headQueries, from, to), rowRange(headKeys, 0, visible));
+        softmaxRows(scores, headDim, (r) => past + from + r + 1);
+        const seen = matrix(headDim, visible);
+        for (let c = 0; c < headDim; c++) {
+          seen.data.set(headValues.data.subarray(c * keys.rows, c * keys.rows + visible), c * visible);
+        }
+        const averaged = linear(scores, seen);
+        for (let r = 0; r < averaged.rows; r++) {
+          const at = (from + r) * result.columns + head * headDim;
+          result.data.set(averaged.data.subarray(r * headDim, (r + 1) * headDim), at);
+        }
+      }
+    }
+  }
+  return result;
+}
+
+/**
+ * Softmax of `scores / sqrt(headDim)` in place over the first `visible(row)` columns; the rest become 0.
+ */
+function softmaxRows(scores: Matrix, headDim: number, visible: (row: number) => number): void {
+  const { rows, columns, data } = scores;
+  const scale = 1 / Math.sqrt(headDim);
+  for (let r = 0; r < rows; r++) {
+    const line = data.subarray(r * columns, (r + 1) * columns);
+    const count = visible(r);
+    let max = Number.NEGATIVE_INFINITY;
+    for (let i = 0; i < count; i++) max = Math.max(max, line[i]);
+    let sum = 0;
+    const weights = new Float64Array(count);
+    for (let i = 0; i < count; i++) sum += weights[i] = Math.exp((line[i] - max) * scale);
+    for (let i = 0; i < count; i++) line[i] = weights[i] / sum;
+    line.fill(0, count);
+  }
+}
+
+/** Columns `[from, from + count)`, copied. */
+function columnRange(source: Matrix, from: number, count: number): Matrix {
+  const result = matrix(source.rows, count);
+  for (let r = 0; r < source.rows; r++) {
+    const at = r * source.columns + from;
+    result.data.set(source.data.subarray(at, at + count), r * count);
+  }
+  return result;
+}

@@ -1,0 +1,82 @@
+/**
+ * What every backend offers: tokens in, logits out, through a cache. Generation, perplexity and the
+ * command line stand on this and cannot tell the reference from the engine.
+ *
+ * @module
+ */
+
+import type { CacheRequest } from '../cache/presets.js';
+import type { ModelCache } from '../cache/types.js';
+import type { Matrix } from '../numerics/matrix.js';
+import type { ModelConfig } from './config.js';
+
+/**
+ * Which keys and values a pass attends to.
+ *
+ * - `generation`: exact ones for the tokens of this pass, stored ones for those before (XQuant §4).
+ * - `teacherForced`: stored ones for every token, its own position included: the protocol behind the
+ *   perplexities of the paper (§4.1), harsher than generation.
+ */
+export type AttentionMode = 'generation' | 'teacherForced';
+
+/** Tensors that a pass shows to {@link ForwardOptions.onTensor}. */
+export type TappedTensor =
+  | 'stream'
+  | 'normalized'
+  | 'x'
+  | 'queries'
+  | 'keys'
+  | 'values'
+  | 'attentionOutput'
+  | 'mlpOutput';
+
+/** A look at one tensor of one layer. */
+export interface TensorTap {
+  readonly layer: number;
+  readonly tensor: TappedTensor;
+  /**
+   * [tokens of this pass, width]; `keys` (before RoPE) and `values`: [all tokens, kvDim], as attention
+   * sees them. Shared with the pass; copy what you keep.
+   */
+  readonly value: Matrix;
+  /** The cache of the layer, after this pass's tokens were stored if `tensor` comes later; its `state()` has the codes. */
+  readonly cache: ModelCache['layers'][number];
+}
+
+/** Options of one pass. */
+export interface ForwardOptions {
+  /** Logits of the last token, or of all tokens of the pass. Default `'last'`. */
+  readonly logits?: 'last' | 'all';
+  /** Default `'generation'`. */
+  readonly mode?: AttentionMode;
+  /** Called for every tensor of every layer, in order. */
+  readonly onTensor?: (tap: TensorTap) => void;
+  /** Stops between layers; the cache is trimmed back to what it held before. */
+  readonly signal?: AbortSignal;
+}
+
+/** A model that can run. */
+export interface LanguageModel {
+  readonly config: ModelConfig;
+  /** Name of the implementation: `'reference'` or `'wasm'`. */
+  readonly backend: string;
+  /**
+   * An empty cache.
+   *
+   * @param request variant and options, or the text of a cache argument; see `parseCacheSpec`
+   * @throws {ConfigError} if the request does not fit the model
+   */
+  createCache(request: CacheRequest | string): ModelCache;
+  /**
+   * Runs tokens through the model and stores them in the cache.
+   *
+   * @param tokens ids, at least one
+   * @param cache made by this model
+   * @returns logits, fresh, [1 or tokens, vocabSize]
+   * @throws {RangeError} if a token id is outside the vocabulary or there are no tokens
+   * @throws {CacheStateError} if the cache is of another backend or the sequence exceeds the context
+   */
+  forward(tokens: ArrayLike<number>, cache: ModelCache, options?: ForwardOptions): Promise<Matrix>;
+  /** Gives memory back; the model cannot be used afterwards. */
+  dispose(): void | Promise<void>;
+}

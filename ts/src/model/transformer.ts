@@ -1,0 +1,199 @@
+/**
+ * The whole forward pass of a Llama-family model on one page, with a cache that stores layer inputs.
+ *
+ * This is the reference: every dot product is summed in f64 and every stored tensor is rounded to f32 once.
+ * It is slow on purpose (see the README for how slow) and is what the WebAssembly engine is held to.
+ *
+ * Shapes: T tokens of this pass, L tokens in the cache afterwards.
+ *
+ * @module
+ */
+
+import { ReferenceCache } from '../cache/create.js';
+import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
+import { project } from '../cache/fold.js';
+import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
+import type { KeysAndValues, KeyValueProjection, LayerCache, ModelCache } from '../cache/types.js';
+import { CacheStateError, DisposedError } from '../errors.js';
+import { add, concatRows, linear, type Matrix, matrix, row, rowRange } from '../numerics/matrix.js';
+import { causalAttention } from './attention.js';
+import { assertModelConfig, derivedSizes, type ModelConfig } from './config.js';
+import type { ForwardOptions, LanguageModel, TappedTensor } from './language-model.js';
+import { mlp } from './mlp.js';
+import { pauseForEvents } from './pause.js';
+import { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './rms-norm.js';
+import { applyRope, ropeFrequencies } from './rope.js';
+import { assertTokens } from './tokens.js';
+import { assertWeightShapes, type ReferenceWeights } from './weights.js';
+
+/** The reference implementation of {@link LanguageModel}. */
+export class ReferenceModel implements LanguageModel {
+  readonly backend = 'reference';
+  readonly config: ModelConfig;
+  /** What the caches know of each layer's weights. */
+  readonly projections: readonly KeyValueProjection[];
+  /** SVD factors for the latent forms; see io/svd-factors.ts to load them from a file. */
+  readonly factors: ComputedFactors;
+  readonly #frequencies: Float64Array;
+  #weights: ReferenceWeights | undefined;
+
+  /**
+   * @param onFactor called before each SVD that has to be computed
+   * @throws {ConfigError | ShapeError | NumericError} if config and weights do not fit together
+   */
+  constructor(config: ModelConfig, weights: ReferenceWeights, onFactor?: FactorProgress) {
+    assertModelConfig(config);
+    assertWeightShapes(weights, config);
+    this.config = config;
+    this.#weights = weights;
+    this.#frequencies = ropeFrequencies(config);
+    this.projections = keyValueProjections(config, weights);
+    this.factors = new ComputedFactors(this.projections, onFactor);
+  }
+
+  createCache(request: CacheRequest | string): ReferenceCache {
+    return new ReferenceCache(resolveCacheOptions(request, this.config), this.projections, this.factors);
+  }
+
+  async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {
+    const weights = this.#weights;
+    if (!weights) throw new DisposedError('model');
+    if (!(cache instanceof ReferenceCache)) {
+      throw new CacheStateError(
+        cache.options.variant,
+        cache.length,
+        'run',
+        `it belongs to backend "${cache.backend}"`,
+      );
+    }
+    assertTokens(tokens, cache, this.config);
+    const { rmsNormEps } = this.config;
+    const before = cache.layers.map((layer) => layer.state());
+
+    try {
+      let stream = embed(tokens, weights.embedding); // [T, hiddenSize]
+      for (const [index, layer] of weights.layers.entries()) {
+        await pauseForEvents(options.signal);
+        stream = this.#layer(index, stream, layer, cache.layers[index], options);
+      }
+      const last = options.logits === 'all' ? stream : rowRange(stream, stream.rows - 1, stream.rows);
+      return linear(rmsNorm(last, weights.outputNorm, rmsNormEps), weights.output); // [1 or T, vocabSize]
+    } catch (error) {
+      // Layers before the one that failed have stored the tokens already.
+      cache.layers.forEach((layer, index) => {
+        layer.restore(before[index]);
+      });
+      throw error;
+    }
+  }
+
+  dispose(): void {
+    this.#weights = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /**
+   * One layer: attention over the cache, then the MLP, each added to the stream.
+   *
+   * @param stream [T, hiddenSize]
+   * @returns fresh, [T, hiddenSize]
+   */
+  #layer(
+    index: number,
+    stream: Matrix,
+    weights: ReferenceWeights['layers'][number],
+    cache: LayerCache,
+    { mode = 'generation', onTensor }: ForwardOptions,
+  ): Matrix {
+    const { headDim, rmsNormEps, ropeLayout } = this.config;
+    const show = (tensor: TappedTensor, value: Matrix) => onTensor?.({ layer: index, tensor, value, cache });
+
+    const normalized = normalizeRows(stream, rmsNormEps); // [T, hiddenSize]
+    const x = applyGain(normalized, weights.attentionNorm); // the X of the paper
+    show('stream', stream);
+    show('normalized', normalized);
+    show('x', x);
+
+    const position = cache.length;
+    let queries = linear(x, weights.wQ, weights.bQ); // [T, queryDim]
+    if (weights.queryNorm) queries = normalizeHeads(queries, weights.queryNorm, rmsNormEps);
+    show('queries', queries);
+
+    const input = { x, normalized, stream };
+    const {
+      keys,
+      values,
+    } = // [L, kvDim], keys before RoPE
+      mode === 'teacherForced'
+        ? storeThenRead(cache, input)
+        : readThenStore(cache, input, this.projections[index]);
+    show('keys', keys);
+    show('values', values);
+
+    const attended = causalAttention(
+      applyRope(queries, position, this.#frequencies, ropeLayout),
+      applyRope(keys, 0, this.#frequencies, ropeLayout),
+      values,
+      headDim,
+    );
+    const attentionOutput = linear(attended, weights.wO);
+    show('attentionOutput', attentionOutput);
+    const middle = add(stream, attentionOutput);
+
+    const mlpOutput = mlp(rmsNorm(middle, weights.mlpNorm, rmsNormEps), weights);
+    show('mlpOutput', mlpOutput);
+    return add(middle, mlpOutput);
+  }
+}
+
+/** Evaluation: every token, the newest included, is seen as the cache stores it (XQuant §4.1). */
+function storeThenRead(cache: LayerCache, input: Parameters<LayerCache['append']>[0]): KeysAndValues {
+  cache.append(input);
+  return cache.keysAndValues();
+}
+
+/** Generation: tokens of this pass see each other exactly, and the past as the cache stores it (XQuant §4). */
+function readThenStore(
+  cache: LayerCache,
+  input: Parameters<LayerCache['append']>[0],
+  projection: KeyValueProjection,
+): KeysAndValues {
+  const past = cache.keysAndValues();
+  const exact = project(input.x, input.x, projection, projection);
+  cache.append(input);
+  return {
+    keys: concatRows([past.keys, exact.keys], projection.kvDim),
+    values: concatRows([past.values, exact.values], projection.kvDim),
+  };
+}
+
+/** What the caches know of the weights of each layer. */
+function keyValueProjections(config: ModelConfig, weights: ReferenceWeights): KeyValueProjection[] {
+  const { hiddenSize, rmsNormEps } = config;
+  const { kvDim } = derivedSizes(config);
+  return weights.layers.map(({ wK, wV, bK, bV, attentionNorm, keyNorm }, layer) => ({
+    layer,
+    hiddenSize,
+    kvDim,
+    wK,
+    wV,
+    bK,
+    bV,
+    normGain: attentionNorm,
+    normalize: (stream) => normalizeRows(stream, rmsNormEps),
+    finishKeys: (keys) => (keyNorm ? normalizeHeads(keys, keyNorm, rmsNormEps) : keys),
+  }));
+}
+
+/**
+ * @param embedding [vocabSize, hiddenSize]
+ * @returns fresh, [tokens, hiddenSize]
+ */
+function embed(tokens: ArrayLike<number>, embedding: Matrix): Matrix {
+  const stream = matrix(tokens.length, embedding.columns);
+  for (let t = 0; t < tokens.length; t++) stream.data.set(row(embedding, tokens[t]), t * stream.columns);
+  return stream;
+}
