@@ -180,7 +180,7 @@ export function resolveCacheOptions(request: CacheRequest | string, shape: Cache
 
 /** MHA stores X, GQA its latents, unless the latent of a difference would be wider than X (XQuant §3.3). */
 function defaultForm(variant: CacheVariant, shape: CacheModelShape): CacheForm {
-  if (shape.numAttentionHeads === shape.numKeyValueHeads) return 'x';
+  if (!XQUANT.includes(variant) || shape.numAttentionHeads === shape.numKeyValueHeads) return 'x';
   return variant === 'xquant-cl' && !latentDeltasFit(shape) ? 'x' : 'latent';
 }
 
