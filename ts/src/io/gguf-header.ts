@@ -1,0 +1,438 @@
+/**
+ * The header of a GGUF file (versions 2 and 3, little-endian): metadata and the list of tensors.
+ *
+ *     'GGUF' | version u32 | tensors u64 | entries u64
+ *     entries x [ key string | type u32 | value ]           string = length u64, UTF-8 bytes
+ *     tensors x [ name string | dimensions u32 | size u64 each, innermost first | type u32 | offset u64 ]
+ *     padding to `general.alignment` | data; offsets count from here
+ *
+ * Our own reader rather than `@huggingface/gguf`: that one takes a URL or a path only (no `Blob`, no buffer),
+ * and its buffer is zero-filled in steps of 2 MB, so that a truncated header parses "successfully" as empty
+ * names and missing keys. Here every count and length is checked against the size of the file *before*
+ * anything is allocated for it.
+ *
+ * @module
+ */
+
+import { FormatError, UnsupportedModelError } from '../errors.js';
+import { WEIGHT_BLOCKS, WEIGHT_TYPES, type WeightType } from '../quant/weight-formats.js';
+import type { ByteSource } from './source.js';
+
+/** An array of metadata: typed where the elements are numbers. */
+export type GgufArray =
+  | Uint8Array
+  | Int8Array
+  | Uint16Array
+  | Int16Array
+  | Uint32Array
+  | Int32Array
+  | Float32Array
+  | Float64Array
+  | BigUint64Array
+  | BigInt64Array
+  | readonly string[]
+  | readonly boolean[];
+
+/** A metadata value. 64-bit integers are numbers where they are safe, and `bigint` otherwise. */
+export type GgufValue = number | bigint | string | boolean | GgufArray;
+
+/** One tensor of a GGUF file. */
+export interface GgufTensorInfo {
+  readonly name: string;
+  /** Sizes, outermost first: [rows, columns] of a matrix, [length] of a vector. */
+  readonly shape: readonly number[];
+  /** ggml's name of the type, for instance `'Q8_0'`. */
+  readonly type: string;
+  /** Bytes from the start of the file. */
+  readonly offset: number;
+  /** Bytes; absent for a type that this package does not read. */
+  readonly byteLength?: number;
+}
+
+/** What the header of a GGUF file says. */
+export interface GgufHeader {
+  readonly version: number;
+  readonly metadata: ReadonlyMap<string, GgufValue>;
+  readonly tensors: readonly GgufTensorInfo[];
+  /** Where the tensor data begins, bytes from the start of the file. */
+  readonly dataOffset: number;
+}
+
+const MAGIC = 0x46554747; // 'GGUF' read as a little-endian u32
+const DEFAULT_ALIGNMENT = 32;
+const MAX_DIMENSIONS = 4;
+
+// The largest real headers (256k tokens with merges) are near 20 MB.
+const MAX_HEADER_BYTES = 2 ** 28;
+const FIRST_PREFIX_BYTES = 2 ** 20;
+
+// Smallest encodings: what a hostile count is held against.
+const MIN_ENTRY_BYTES = 8 + 4 + 1;
+const MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8;
+
+/** ggml's numbers of tensor types. Only those of WEIGHT_TYPES are read; the others are for messages. */
+const GGML_TYPES: Readonly<Record<number, string>> = {
+  0: 'F32',
+  1: 'F16',
+  2: 'Q4_0',
+  3: 'Q4_1',
+  6: 'Q5_0',
+  7: 'Q5_1',
+  8: 'Q8_0',
+  9: 'Q8_1',
+  10: 'Q2_K',
+  11: 'Q3_K',
+  12: 'Q4_K',
+  13: 'Q5_K',
+  14: 'Q6_K',
+  15: 'Q8_K',
+  16: 'IQ2_XXS',
+  17: 'IQ2_XS',
+  18: 'IQ3_XXS',
+  19: 'IQ1_S',
+  20: 'IQ4_NL',
+  21: 'IQ3_S',
+  22: 'IQ2_S',
+  23: 'IQ4_XS',
+  24: 'I8',
+  25: 'I16',
+  26: 'I32',
+  27: 'I64',
+  28: 'F64',
+  29: 'IQ1_M',
+  30: 'BF16',
+  34: 'TQ1_0',
+  35: 'TQ2_0',
+  39: 'MXFP4',
+};
+
+/**
+ * Reads the header of a GGUF file, and no more of the file than a few megabytes around it.
+ *
+ * @throws {FormatError} if the file is not GGUF, is cut short, or contradicts itself; names the place
+ * @throws {UnsupportedModelError} for version 1 and big-endian files
+ * @throws {LoadError} if it cannot be read
+ */
+export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
+  let wanted = Math.min(source.size, FIRST_PREFIX_BYTES);
+  let prefix = await source.read(0, wanted);
+  for (;;) {
+    const header = parseGgufHeader(prefix, source.size, source.name);
+    if (header) return header;
+    wanted = Math.min(source.size, prefix.length * 4, MAX_HEADER_BYTES);
+    const longer = new Uint8Array(wanted);
+    longer.set(prefix);
+    longer.set(await source.read(prefix.length, wanted - prefix.length), prefix.length);
+    prefix = longer;
+  }
+}
+
+/**
+ * Parses the header from the first bytes of a file.
+ *
+ * @param prefix the first bytes, or all of them; read
+ * @param fileSize bytes of the whole file
+ * @returns `undefined` if the header goes on behind the prefix
+ * @throws {FormatError | UnsupportedModelError} as {@link readGgufHeader}
+ */
+export function parseGgufHeader(prefix: Uint8Array, fileSize: number, path: string): GgufHeader | undefined {
+  try {
+    return parse(new HeaderReader(prefix, fileSize, path));
+  } catch (error) {
+    if (error === BEHIND_PREFIX) return undefined;
+    throw error;
+  }
+}
+
+function parse(reader: HeaderReader): GgufHeader {
+  const { path, fileSize } = reader;
+  const magic = reader.u32('magic number');
+  if (magic !== MAGIC)
+    throw new FormatError(path, 'byte 0', 'not a GGUF file: it does not begin with "GGUF"');
+  const version = reader.u32('version');
+  if (version >= 0x10000 && (version & 0xffff) === 0) {
+    throw new UnsupportedModelError(path, 'a big-endian GGUF file', 'little-endian');
+  }
+  if (version !== 2 && version !== 3) {
+    throw new UnsupportedModelError(path, `GGUF version ${version}`, 'versions 2 and 3');
+  }
+  const tensorCount = reader.count('tensor count', MIN_TENSOR_BYTES);
+  const entryCount = reader.count('metadata count', MIN_ENTRY_BYTES);
+
+  const metadata = new Map<string, GgufValue>();
+  for (let i = 0; i < entryCount; i++) {
+    const key = reader.name(`metadata key ${i}`);
+    if (metadata.has(key)) throw new FormatError(path, key, 'the metadata key occurs twice');
+    metadata.set(key, reader.value(reader.u32(`type of "${key}"`), key));
+  }
+
+  const raw: RawTensor[] = [];
+  for (let i = 0; i < tensorCount; i++) raw.push(readTensorInfo(reader, i));
+
+  const alignment = metadata.get('general.alignment') ?? DEFAULT_ALIGNMENT;
+  if (
+    typeof alignment !== 'number' ||
+    !(alignment >= 1 && alignment <= 2 ** 20) ||
+    !isPowerOfTwo(alignment)
+  ) {
+    throw new FormatError(path, 'general.alignment', `must be a power of two up to 2^20, got ${alignment}`);
+  }
+  const dataOffset = Math.ceil(reader.position / alignment) * alignment;
+  const tensors = raw.map((tensor) => placeTensor(tensor, dataOffset, alignment, fileSize, path));
+  assertDistinct(tensors, path);
+  return { version, metadata, tensors, dataOffset };
+}
+
+interface RawTensor {
+  name: string;
+  shape: number[];
+  type: string;
+  relativeOffset: number;
+}
+
+function readTensorInfo(reader: HeaderReader, index: number): RawTensor {
+  const { path } = reader;
+  const name = reader.name(`name of tensor ${index}`);
+  const dimensions = reader.u32(`dimensions of "${name}"`);
+  if (dimensions < 1 || dimensions > MAX_DIMENSIONS) {
+    throw new FormatError(path, name, `has ${dimensions} dimensions, 1 to ${MAX_DIMENSIONS} are possible`);
+  }
+  const shape: number[] = [];
+  for (let d = 0; d < dimensions; d++) {
+    const size = reader.u64(`size of "${name}"`);
+    if (size < 1n) throw new FormatError(path, name, 'has a dimension of size 0');
+    if (size > BigInt(Number.MAX_SAFE_INTEGER))
+      throw new FormatError(path, name, `claims a dimension of ${size}`);
+    shape.unshift(Number(size));
+  }
+  const typeNumber = reader.u32(`type of "${name}"`);
+  const type = GGML_TYPES[typeNumber] ?? `ggml type ${typeNumber}`;
+  const relativeOffset = reader.u64(`offset of "${name}"`);
+  if (relativeOffset > BigInt(reader.fileSize)) {
+    throw new FormatError(
+      path,
+      name,
+      `lies at ${relativeOffset}, behind the end of the file (${reader.fileSize})`,
+    );
+  }
+  return { name, shape, type, relativeOffset: Number(relativeOffset) };
+}
+
+function placeTensor(
+  tensor: RawTensor,
+  dataOffset: number,
+  alignment: number,
+  fileSize: number,
+  path: string,
+): GgufTensorInfo {
+  const { name, shape, type, relativeOffset } = tensor;
+  if (relativeOffset % alignment !== 0) {
+    throw new FormatError(
+      path,
+      name,
+      `offset ${relativeOffset} is not a multiple of the alignment ${alignment}`,
+    );
+  }
+  const offset = dataOffset + relativeOffset;
+  if (!(WEIGHT_TYPES as readonly string[]).includes(type)) return { name, shape, type, offset };
+
+  const block = WEIGHT_BLOCKS[type as WeightType];
+  const columns = shape[shape.length - 1];
+  if (columns % block.elements !== 0) {
+    throw new FormatError(path, name, `rows of ${columns} are not whole ${type} blocks of ${block.elements}`);
+  }
+  // Shapes may multiply to more than 2^53; the comparison below is still right, since f64 only rounds.
+  const byteLength = shape.reduce((product, size) => product * size, 1) * (block.bytes / block.elements);
+  if (offset + byteLength > fileSize) {
+    const reason = `[${shape.join(', ')}] of ${type} at byte ${offset} needs ${byteLength} bytes, the file ends at ${fileSize}: it is cut short`;
+    throw new FormatError(path, name, reason);
+  }
+  return { name, shape, type, offset, byteLength };
+}
+
+function assertDistinct(tensors: readonly GgufTensorInfo[], path: string): void {
+  const names = new Set<string>();
+  for (const { name } of tensors) {
+    if (names.has(name)) throw new FormatError(path, name, 'the tensor occurs twice');
+    names.add(name);
+  }
+  const placed = tensors.filter((tensor) => tensor.byteLength !== undefined);
+  placed.sort((a, b) => a.offset - b.offset);
+  for (let i = 1; i < placed.length; i++) {
+    const before = placed[i - 1];
+    if (placed[i].offset < before.offset + before.byteLength!) {
+      throw new FormatError(path, placed[i].name, `overlaps "${before.name}" at byte ${placed[i].offset}`);
+    }
+  }
+}
+
+/** Thrown inside this file only: the header is longer than the bytes at hand, which is no error. */
+const BEHIND_PREFIX = Symbol('behind the prefix');
+
+/** Reads little-endian values one after the other, and knows where it is. */
+class HeaderReader {
+  position = 0;
+  private readonly view: DataView;
+
+  constructor(
+    private readonly bytes: Uint8Array,
+    readonly fileSize: number,
+    readonly path: string,
+  ) {
+    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  /** Moves on by `length` bytes and gives the place before, or throws if they are not there. */
+  private take(length: number, what: string): number {
+    const at = this.position;
+    if (at + length > this.fileSize) {
+      const reason = `${what} needs ${length} bytes, the file ends at ${this.fileSize}: it is cut short or damaged`;
+      throw new FormatError(this.path, `byte ${at}`, reason);
+    }
+    if (at + length > MAX_HEADER_BYTES) {
+      throw new FormatError(
+        this.path,
+        `byte ${at}`,
+        `${what}: the header is longer than ${MAX_HEADER_BYTES} bytes`,
+      );
+    }
+    if (at + length > this.bytes.length) throw BEHIND_PREFIX;
+    this.position = at + length;
+    return at;
+  }
+
+  u32(what: string): number {
+    return this.view.getUint32(this.take(4, what), true);
+  }
+
+  u64(what: string): bigint {
+    return this.view.getBigUint64(this.take(8, what), true);
+  }
+
+  /** A count of things of at least `minBytes` each, which must have room in the rest of the file. */
+  count(what: string, minBytes: number): number {
+    const at = this.position;
+    const value = this.u64(what);
+    const room = Math.floor((this.fileSize - this.position) / minBytes);
+    if (value > BigInt(room)) {
+      const reason = `${what} is ${value}, but the file of ${this.fileSize} bytes has room for ${room} at most`;
+      throw new FormatError(this.path, `byte ${at}`, reason);
+    }
+    return Number(value);
+  }
+
+  /** A string that must be valid UTF-8 and not empty. */
+  name(what: string): string {
+    const at = this.position;
+    const bytes = this.stringBytes(what);
+    try {
+      const text = STRICT_UTF8.decode(bytes);
+      if (text !== '') return text;
+    } catch (cause) {
+      throw new FormatError(this.path, `byte ${at}`, `${what} is not valid UTF-8`, { cause });
+    }
+    throw new FormatError(this.path, `byte ${at}`, `${what} is empty`);
+  }
+
+  /** The value of a metadata entry. */
+  value(type: number, key: string): GgufValue {
+    switch (type) {
+      case 7:
+        return this.bytes[this.take(1, key)] !== 0;
+      case 8:
+        return LENIENT_UTF8.decode(this.stringBytes(key));
+      case 9:
+        return this.array(key);
+      default: {
+        const at = this.take(this.scalar(type, key).BYTES_PER_ELEMENT, key);
+        return readScalar(this.view, at, type);
+      }
+    }
+  }
+
+  private array(key: string): GgufArray {
+    const type = this.u32(`element type of "${key}"`);
+    const minBytes = type === 7 ? 1 : type === 8 ? 8 : this.scalar(type, key).BYTES_PER_ELEMENT;
+    const length = this.count(`length of "${key}"`, minBytes);
+    if (type === 8) {
+      const strings: string[] = [];
+      for (let i = 0; i < length; i++) strings.push(LENIENT_UTF8.decode(this.stringBytes(key)));
+      return strings;
+    }
+    const at = this.take(length * minBytes, key);
+    const bytes = this.bytes.slice(at, at + length * minBytes);
+    if (type === 7) return Array.from(bytes, (byte) => byte !== 0);
+    return new (this.scalar(type, key))(bytes.buffer as ArrayBuffer);
+  }
+
+  private stringBytes(what: string): Uint8Array {
+    const length = this.count(`length of ${what}`, 1);
+    const at = this.take(length, what);
+    return this.bytes.subarray(at, at + length);
+  }
+
+  private scalar(type: number, key: string): (typeof SCALARS)[number] {
+    const scalar = SCALARS[type];
+    if (scalar) return scalar;
+    const reason = type === 9 ? 'arrays of arrays are not supported' : `unknown metadata type ${type}`;
+    throw new FormatError(this.path, key, reason);
+  }
+}
+
+const STRICT_UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+// Values are shown to people or are tokens; a bad byte in a description must not make a model unusable.
+const LENIENT_UTF8 = new TextDecoder('utf-8', { ignoreBOM: true });
+
+/** Element types by GGUF's number of the type. */
+const SCALARS = {
+  0: Uint8Array,
+  1: Int8Array,
+  2: Uint16Array,
+  3: Int16Array,
+  4: Uint32Array,
+  5: Int32Array,
+  6: Float32Array,
+  10: BigUint64Array,
+  11: BigInt64Array,
+  12: Float64Array,
+} as Record<
+  number,
+  {
+    readonly BYTES_PER_ELEMENT: number;
+    new (buffer: ArrayBuffer): Exclude<GgufArray, readonly string[] | readonly boolean[]>;
+  }
+>;
+
+function readScalar(view: DataView, at: number, type: number): number | bigint {
+  switch (type) {
+    case 0:
+      return view.getUint8(at);
+    case 1:
+      return view.getInt8(at);
+    case 2:
+      return view.getUint16(at, true);
+    case 3:
+      return view.getInt16(at, true);
+    case 4:
+      return view.getUint32(at, true);
+    case 5:
+      return view.getInt32(at, true);
+    case 6:
+      return view.getFloat32(at, true);
+    case 10:
+      return safeNumber(view.getBigUint64(at, true));
+    case 11:
+      return safeNumber(view.getBigInt64(at, true));
+    default:
+      return view.getFloat64(at, true);
+  }
+}
+
+function safeNumber(value: bigint): number | bigint {
+  const number = Number(value);
+  return Number.isSafeInteger(number) ? number : value;
+}
+
+function isPowerOfTwo(value: number): boolean {
+  return Number.isInteger(value) && (value & (value - 1)) === 0;
+}

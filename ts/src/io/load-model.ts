@@ -1,0 +1,221 @@
+/**
+ * Loads a model from wherever it is: the one door to everything else in this folder.
+ *
+ * @module
+ */
+
+import { ConfigError, FormatError, LoadError } from '../errors.js';
+import { openGguf } from './gguf.js';
+import { httpFolder, httpSource } from './http-source.js';
+import { hubFolder, isHubReference, parseHubReference } from './hub.js';
+import { CONFIG_FILE, openHuggingFace } from './hugging-face.js';
+import type { ModelFile, ModelHeader } from './model-file.js';
+import { loadWeights, type OpenModel } from './open-model.js';
+import { type LoadProgress, ProgressCounter } from './progress.js';
+import {
+  type ByteSource,
+  blobSource,
+  type FileFolder,
+  filesFolder,
+  memorySource,
+  type SourceOptions,
+} from './source.js';
+
+/** Models that a clone of the repository has, by name. */
+export const EMBEDDED_MODELS = ['books-mha', 'books-gqa'] as const;
+
+/** Name of an embedded model. */
+export type EmbeddedModel = (typeof EMBEDDED_MODELS)[number];
+
+/**
+ * Where a model is:
+ *
+ * - the name of an embedded model (in a clone, Node only),
+ * - a path of a GGUF file or of a folder (Node only),
+ * - `http://` or `https://`: a GGUF file, or with `/` at the end a folder,
+ * - `hf:owner/repo[/file][@revision]`,
+ * - a GGUF file as `Blob`, `ArrayBuffer` or `Uint8Array` (kept, not copied),
+ * - the files of a folder as `File`s.
+ */
+export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array | readonly File[];
+
+/** What {@link loadModelFile} and {@link readModelHeader} take. */
+export interface LoadOptions {
+  /** Stops the load, which then rejects with the signal's reason. */
+  readonly signal?: AbortSignal;
+  /** Told how far the load is, over all files of the model. */
+  readonly onProgress?: (progress: LoadProgress) => void;
+  /** Name of the model in messages, for sources that have none of their own. */
+  readonly name?: string;
+  /** Instead of the global `fetch`, for instance to go through a cache. */
+  readonly fetch?: typeof fetch;
+  /** Sent with requests for `http(s)://` sources. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Instead of https://huggingface.co; in Node the default is `HF_ENDPOINT`. */
+  readonly hubUrl?: string;
+  /** For private and gated models of the hub; in Node the default is `HF_TOKEN`. */
+  readonly accessToken?: string;
+}
+
+/**
+ * Loads a model into memory.
+ *
+ * @throws {LoadError} if something cannot be read, with the HTTP status where there is one
+ * @throws {FormatError | ShapeError} if a file is not what it claims to be; names the place
+ * @throws {UnsupportedModelError} names the architecture, tensor or type
+ * @throws {NumericError} if a norm gain or bias is not finite
+ * @throws {ConfigError} if `source` is none of the above
+ *
+ * @example
+ * ```ts
+ * const model = await loadModelFile('books-mha');
+ * const tokenizer = new Tokenizer(model.tokenizer);
+ * ```
+ */
+export async function loadModelFile(source: ModelSource, options: LoadOptions = {}): Promise<ModelFile> {
+  const progress = new ProgressCounter(options.onProgress);
+  return withModel(source, options, progress, async (model) => {
+    progress.expect(model.header.byteLength);
+    const file = await loadWeights(model);
+    progress.finish();
+    return file;
+  });
+}
+
+/**
+ * Reads what a model says about itself, and not its weights: of a remote file only the header is fetched, if the
+ * server gives ranges.
+ *
+ * @throws as {@link loadModelFile}
+ */
+export async function readModelHeader(source: ModelSource, options: LoadOptions = {}): Promise<ModelHeader> {
+  return withModel(source, options, new ProgressCounter(options.onProgress), async (model) => model.header);
+}
+
+/** Opens a model, uses it, and closes its files whatever happens. */
+async function withModel<T>(
+  source: ModelSource,
+  options: LoadOptions,
+  progress: ProgressCounter,
+  use: (model: OpenModel) => Promise<T>,
+): Promise<T> {
+  options.signal?.throwIfAborted();
+  const opened: ByteSource[] = [];
+  try {
+    return await use(await openModel(source, options, progress, opened));
+  } finally {
+    await Promise.all(opened.map((each) => each.close()));
+  }
+}
+
+async function openModel(
+  source: ModelSource,
+  options: LoadOptions,
+  progress: ProgressCounter,
+  opened: ByteSource[],
+): Promise<OpenModel> {
+  const { signal, fetch, headers } = options;
+  const common: SourceOptions = { signal, fetch, headers, onBytes: (count) => progress.add(count) };
+  const name = options.name ?? 'model';
+  const file = (each: ByteSource) => {
+    opened.push(each);
+    return openGguf(each);
+  };
+
+  if (source instanceof Uint8Array) return file(memorySource(source, name));
+  if (source instanceof ArrayBuffer) return file(memorySource(new Uint8Array(source), name));
+  if (source instanceof Blob) {
+    return file(blobSource(source, options.name ?? (source as File).name ?? name, common));
+  }
+  if (Array.isArray(source) && source.every((each): each is File => each instanceof File)) {
+    return openFolder(filesFolder(source, name, common), file, opened);
+  }
+  const location = source instanceof URL ? source.href : source;
+  if (typeof location !== 'string' || location === '') {
+    throw new ConfigError(
+      'model',
+      source,
+      'a name, path, URL, Blob, ArrayBuffer, Uint8Array or list of Files',
+    );
+  }
+
+  if (isHubReference(location)) {
+    const reference = parseHubReference(location);
+    const environment = inNode() ? (await import('./node-models.js')).hubEnvironment() : {};
+    const { hubUrl = environment.hubUrl, accessToken = environment.accessToken } = options;
+    // Headers are meant for the user's own server; the hub gets its token.
+    const folder = hubFolder(reference, { ...common, headers: undefined, hubUrl, accessToken });
+    if (!reference.file) return openFolder(folder, file, opened);
+    return file(await openNamed(folder, reference.file));
+  }
+  if (/^https?:\/\//i.test(location)) {
+    const http = { ...common, onSize: (size: number) => progress.expect(size) };
+    if (location.endsWith('/')) return openFolder(httpFolder(location, common), file, opened);
+    return file(await httpSource(location, http));
+  }
+  return openPath(location, common, file, opened);
+}
+
+/** A name or a path; both need a disk. */
+async function openPath(
+  location: string,
+  common: SourceOptions,
+  file: (source: ByteSource) => Promise<OpenModel>,
+  opened: ByteSource[],
+): Promise<OpenModel> {
+  if (!inNode()) {
+    const reason = 'names and paths of models need Node; give a URL, a Blob or the bytes';
+    throw new LoadError(location, reason);
+  }
+  const { fileSource, directoryFolder, isDirectory, toPath } = await import('./node-file.js');
+  let path = toPath(location);
+  if ((EMBEDDED_MODELS as readonly string[]).includes(location)) {
+    path = (await import('./node-models.js')).embeddedModelPath(location);
+  }
+  if (await isDirectory(path)) return openFolder(directoryFolder(path, common), file, opened);
+  if (path.endsWith('.safetensors')) {
+    throw new FormatError(
+      path,
+      'file',
+      'is one part of a model: give its folder, which has config.json, too',
+    );
+  }
+  return file(await fileSource(path, common));
+}
+
+/** A folder is a Hugging Face model, or holds exactly one GGUF file. */
+async function openFolder(
+  folder: FileFolder,
+  file: (source: ByteSource) => Promise<OpenModel>,
+  opened: ByteSource[],
+): Promise<OpenModel> {
+  const names = await folder.list();
+  const models = names?.filter((name) => /\.gguf$/i.test(name)) ?? [];
+  if (!names || names.includes(CONFIG_FILE)) {
+    // Repositories of GGUF files often have the config of the original model beside them.
+    const weights = !names || names.some((name) => /^[^/]*\.safetensors(\.index\.json)?$/.test(name));
+    if (weights || models.length === 0) return openHuggingFace(folder, opened);
+  }
+  if (models.length === 1) return file(await openNamed(folder, models[0]));
+  if (models.length === 0) {
+    throw new FormatError(folder.name, 'folder', `has neither ${CONFIG_FILE} nor a .gguf file`);
+  }
+  const example = `${folder.name.replace(/@.*$/, '')}/${models[0]}`;
+  throw new FormatError(
+    folder.name,
+    'folder',
+    `has several models, name one (${example}): ${models.join(', ')}`,
+  );
+}
+
+async function openNamed(folder: FileFolder, name: string): Promise<ByteSource> {
+  const source = await folder.open(name);
+  if (source) return source;
+  const models = (await folder.list())?.filter((each) => /\.gguf$/i.test(each)) ?? [];
+  const choices = models.length > 0 ? `; there are ${models.join(', ')}` : '';
+  throw new LoadError(`${folder.name}/${name}`, `there is no such file${choices}`);
+}
+
+function inNode(): boolean {
+  return typeof process === 'object' && typeof process.versions?.node === 'string';
+}

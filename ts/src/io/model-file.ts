@@ -1,0 +1,70 @@
+/**
+ * What loading a model gives, whatever kind of file it came from.
+ *
+ * @module
+ */
+
+import type { ModelConfig } from '../model/config.js';
+import type { FileWeights } from '../model/weights.js';
+import type { TokenizerSource } from '../text/tokenizer-source.js';
+
+/** A tensor of a model file. */
+export interface TensorInfo {
+  /** The name in the file. */
+  readonly name: string;
+  /** For instance `'Q8_0'`, `'BF16'`. */
+  readonly type: string;
+  /** Outermost first: [rows, columns] of a matrix, [length] of a vector. */
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+}
+
+/** How much of a model has one weight type. */
+export interface WeightTypeSummary {
+  readonly type: string;
+  /** Count of tensors. */
+  readonly tensors: number;
+  /** Count of weights. */
+  readonly elements: number;
+  readonly bytes: number;
+}
+
+/** What a model file says about itself, without its weights. */
+export interface ModelHeader {
+  /** The name in the file if it has one, otherwise that of the file or folder. */
+  readonly name: string;
+  readonly format: 'gguf' | 'hugging-face';
+  readonly config: ModelConfig;
+  /** What {@link Tokenizer} is built from. */
+  readonly tokenizer: TokenizerSource;
+  /** Jinja template for conversations, if the model has one. */
+  readonly chatTemplate?: string;
+  /** In the order of the file. */
+  readonly tensors: readonly TensorInfo[];
+  /** By type, most bytes first. */
+  readonly weightTypes: readonly WeightTypeSummary[];
+  /** Count of weights; a tied output counts once. */
+  readonly parameterCount: number;
+  /** Bytes of the files that hold the weights. */
+  readonly byteLength: number;
+}
+
+/** A model in memory. */
+export interface ModelFile extends ModelHeader {
+  readonly weights: FileWeights;
+  /** 16 hexadecimal digits that tell models apart, see `fingerprint.ts`. */
+  readonly fingerprint: string;
+}
+
+/** Counts tensors, weights and bytes by type. */
+export function summarizeTypes(tensors: readonly TensorInfo[]): WeightTypeSummary[] {
+  const byType = new Map<string, { tensors: number; elements: number; bytes: number }>();
+  for (const { type, shape, byteLength } of tensors) {
+    const sum = byType.get(type) ?? { tensors: 0, elements: 0, bytes: 0 };
+    sum.tensors++;
+    sum.elements += shape.reduce((product, size) => product * size, 1);
+    sum.bytes += byteLength;
+    byType.set(type, sum);
+  }
+  return [...byType].map(([type, sum]) => ({ type, ...sum })).sort((a, b) => b.bytes - a.bytes);
+}

@@ -1,0 +1,122 @@
+/**
+ * Files and folders on disk. Node only: loaded by dynamic import, so that a browser never sees `node:`.
+ *
+ * @module
+ */
+
+import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { LoadError } from '../errors.js';
+import {
+  allocate,
+  assertInside,
+  type ByteSource,
+  type FileFolder,
+  messageOf,
+  type SourceOptions,
+} from './source.js';
+
+// Between pieces the signal is looked at and progress is told.
+const PIECE_BYTES = 8 * 2 ** 20;
+
+/**
+ * Opens a file.
+ *
+ * @throws {LoadError} if it is not there or may not be read
+ */
+export async function fileSource(path: string, options: SourceOptions = {}): Promise<ByteSource> {
+  options.signal?.throwIfAborted();
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(path, 'r');
+    const info = await handle.stat();
+    if (!info.isFile()) throw new Error('it is not a file');
+    return handleSource(path, info.size, handle, options);
+  } catch (cause) {
+    await handle?.close();
+    throw new LoadError(path, `cannot be opened: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+/** The files of a directory (not of those below it). */
+export function directoryFolder(path: string, options: SourceOptions = {}): FileFolder {
+  return {
+    name: path,
+    async open(file) {
+      const full = join(path, file);
+      try {
+        await stat(full);
+      } catch (cause) {
+        if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+        throw new LoadError(full, `cannot be opened: ${reasonOf(cause)}`, { cause });
+      }
+      return fileSource(full, options);
+    },
+    async list() {
+      try {
+        return (await readdir(path)).sort();
+      } catch (cause) {
+        throw new LoadError(path, `cannot be listed: ${reasonOf(cause)}`, { cause });
+      }
+    },
+  };
+}
+
+/**
+ * Whether a path is a directory.
+ *
+ * @throws {LoadError} if there is nothing at that path
+ */
+export async function isDirectory(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch (cause) {
+    throw new LoadError(path, `cannot be opened: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+/** The path that a `file:` URL stands for; a path stays as it is. */
+export function toPath(location: string): string {
+  return location.startsWith('file:') ? fileURLToPath(location) : location;
+}
+
+function handleSource(path: string, size: number, handle: FileHandle, options: SourceOptions): ByteSource {
+  return {
+    name: path,
+    size,
+    async read(offset, length) {
+      assertInside(path, size, offset, length);
+      const target = allocate(path, length);
+      let at = 0;
+      while (at < length) {
+        options.signal?.throwIfAborted();
+        const want = Math.min(PIECE_BYTES, length - at);
+        let bytesRead: number;
+        try {
+          ({ bytesRead } = await handle.read(target, at, want, offset + at));
+        } catch (cause) {
+          throw new LoadError(path, `cannot be read: ${reasonOf(cause)}`, { cause });
+        }
+        if (bytesRead === 0)
+          throw new LoadError(path, `ends at byte ${offset + at}: it was cut while being read`);
+        at += bytesRead;
+        options.onBytes?.(bytesRead);
+      }
+      return target;
+    },
+    close: () => handle.close(),
+  };
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file or folder',
+  EACCES: 'permission denied',
+  EISDIR: 'it is a folder',
+  ENOTDIR: 'a part of the path is not a folder',
+};
+
+function reasonOf(cause: unknown): string {
+  const code = (cause as NodeJS.ErrnoException)?.code;
+  return (code && REASONS[code]) || messageOf(cause);
+}
