@@ -1,0 +1,358 @@
+/**
+ * Text from a model, token by token: prefill in chunks, then one token at a time, until something says stop.
+ *
+ *     for await (const { text } of generate(model, tokenizer, 'Call me')) process.stdout.write(text);
+ *
+ * The text never splits a character and never shows a part of a stop string. A cache can be carried from
+ * one call to the next: only what is new in the prompt is run through the model.
+ *
+ * @module
+ */
+
+import type { CacheRequest } from './cache/presets.js';
+import type { CacheBytes, ModelCache } from './cache/types.js';
+import { assertIndex, assertPositiveInteger, ConfigError, ShapeError } from './errors.js';
+import type { ForwardOptions, LanguageModel } from './model/language-model.js';
+import { type Matrix, row } from './numerics/matrix.js';
+import { type SampledToken, Sampler, type SamplingOptions } from './sampling.js';
+
+/** The cache that is used unless another one is asked for. */
+export const DEFAULT_CACHE = 'xquant-cl:2@tuned';
+
+/** Tokens of a prompt that go through the model together, unless asked otherwise. */
+export const PREFILL_CHUNK = 512;
+
+/** What generation needs of a tokenizer; `Tokenizer` of text/tokenizer.ts has it. */
+export interface GenerationTokenizer {
+  /** Ids of a text, with the special tokens that the model expects at its start. */
+  encode(text: string): ArrayLike<number>;
+  /** Ids that end a sequence. */
+  readonly eosTokenIds: readonly number[];
+  /**
+   * A decoder that keeps the bytes of unfinished characters back.
+   *
+   * @param context ids of what comes before the text
+   */
+  createDecoder(context: Iterable<number>): StreamingDecoder;
+}
+
+/** Ids in, whole characters out. */
+export interface StreamingDecoder {
+  /** Text that became complete with this id, perhaps none. */
+  push(id: number): string;
+  /** What is left at the end; unfinished characters become U+FFFD. */
+  flush(): string;
+}
+
+/** Why generation ended. */
+export type StopReason =
+  /** The model gave an end-of-sequence token. */
+  | 'endOfSequence'
+  /** One of the stop strings appeared. */
+  | 'stopString'
+  /** `maxTokens` were generated. */
+  | 'maxTokens'
+  /** The context of the model is full. */
+  | 'contextFull'
+  /** The caller left the loop, the signal fired, or an error was thrown. */
+  | 'interrupted';
+
+/** How to generate. Sampling is greedy unless its options say otherwise. */
+export interface GenerateOptions extends SamplingOptions {
+  /**
+   * A cache argument, or the cache of an earlier call, of which the longest prefix shared with the prompt is
+   * used. Default {@link DEFAULT_CACHE}.
+   */
+  readonly cache?: CachedSequence | CacheRequest | string;
+  /** Tokens to generate at most; unlimited (the context of the model) by default. */
+  readonly maxTokens?: number;
+  /** Generation ends before any of these strings would be shown. */
+  readonly stop?: string | readonly string[];
+  /** Forbids end-of-sequence tokens. */
+  readonly ignoreEos?: boolean;
+  /** Tokens of the prompt that go through the model together. Default {@link PREFILL_CHUNK}. */
+  readonly prefillChunk?: number;
+  /** Stops prefill and generation; model and cache stay usable. */
+  readonly signal?: AbortSignal;
+  /** Called during prefill with the tokens of the prompt that are done, reused ones included, and all. */
+  readonly onPrefill?: (done: number, total: number) => void;
+}
+
+/** One generated token. */
+export interface GeneratedToken extends SampledToken {
+  /**
+   * Text to show now: whole characters, and nothing that may yet become a stop string. May be empty, and may
+   * belong to earlier tokens in part.
+   */
+  readonly text: string;
+}
+
+/** What a generation did. */
+export interface GenerationSummary {
+  /** All text shown. */
+  readonly text: string;
+  /** Generated ids, with the end-of-sequence token if there was one. */
+  readonly ids: readonly number[];
+  readonly promptTokens: number;
+  /** Tokens of the prompt that were in the cache already. */
+  readonly reusedTokens: number;
+  readonly generatedTokens: number;
+  readonly prefillSeconds: number;
+  /** Seconds from the end of prefill to the end. */
+  readonly generateSeconds: number;
+  /** Undefined while it runs. */
+  readonly stopReason: StopReason | undefined;
+  readonly cacheBytes: CacheBytes;
+}
+
+/** A cache and the ids of the tokens that it holds. */
+export class CachedSequence {
+  readonly cache: ModelCache;
+  readonly #tokens: number[];
+
+  /**
+   * @param cache kept
+   * @param tokens ids of what the cache holds
+   * @throws {ShapeError} if there are more or fewer ids than tokens in the cache
+   */
+  constructor(cache: ModelCache, tokens: ArrayLike<number> = []) {
+    if (tokens.length !== cache.length) {
+      throw new ShapeError('CachedSequence', 'tokens', [cache.length], [tokens.length]);
+    }
+    this.cache = cache;
+    this.#tokens = Array.from(tokens);
+  }
+
+  /** Ids in the cache, oldest first. */
+  get tokens(): readonly number[] {
+    return this.#tokens;
+  }
+
+  /**
+   * Trims the cache to the longest prefix it shares with a prompt, but for the last token of the prompt: at
+   * least one has to run to give logits. A cut inside a sealed block moves to the start of the block.
+   *
+   * @returns tokens kept
+   */
+  keepPrefix(prompt: ArrayLike<number>): number {
+    let shared = 0;
+    const limit = Math.min(this.#tokens.length, prompt.length - 1);
+    while (shared < limit && this.#tokens[shared] === prompt[shared]) shared++;
+
+    const block = this.cache.options.residualWindow;
+    const sealed = Math.floor(this.cache.length / block) * block;
+    if (shared < sealed) shared -= shared % block;
+    this.cache.trim(shared);
+    this.#tokens.length = shared;
+    return shared;
+  }
+
+  /**
+   * Runs tokens through the model and notes them.
+   *
+   * @returns logits, [1 or tokens, vocabSize]
+   * @throws what the model throws; nothing is noted then
+   */
+  async run(model: LanguageModel, tokens: readonly number[], options?: ForwardOptions): Promise<Matrix> {
+    const logits = await model.forward(tokens, this.cache, options);
+    this.#tokens.push(...tokens);
+    return logits;
+  }
+}
+
+/**
+ * Starts a generation. Nothing runs before it is iterated or finished.
+ *
+ * @param prompt text, or ids as they are
+ * @throws {ConfigError} if the prompt is empty or longer than the context, or an option is outside its set
+ * @throws {RangeError} if a number is outside its range
+ */
+export function generate(
+  model: LanguageModel,
+  tokenizer: GenerationTokenizer,
+  prompt: string | ArrayLike<number>,
+  options: GenerateOptions = {},
+): Generation {
+  return new Generation(model, tokenizer, prompt, options);
+}
+
+/** A running generation: iterate it for tokens, or let it finish. It runs once. */
+export class Generation implements AsyncIterable<GeneratedToken> {
+  /** Ids of the prompt. */
+  readonly prompt: readonly number[];
+  /** The cache with what it holds; hand it to the next call to continue. */
+  readonly sequence: CachedSequence;
+  readonly #model: LanguageModel;
+  readonly #tokenizer: GenerationTokenizer;
+  readonly #options: GenerateOptions;
+  readonly #sampler: Sampler;
+  readonly #output: StopFilter;
+  readonly #steps: AsyncGenerator<GeneratedToken, void, undefined>;
+  readonly #ids: number[] = [];
+  #text = '';
+  #reusedTokens = 0;
+  #prefillSeconds = 0;
+  #generateSeconds = 0;
+  #stopReason: StopReason | undefined;
+
+  /** @see generate */
+  constructor(
+    model: LanguageModel,
+    tokenizer: GenerationTokenizer,
+    prompt: string | ArrayLike<number>,
+    options: GenerateOptions,
+  ) {
+    const { cache = DEFAULT_CACHE, stop = [], ignoreEos, logitBias, prefillChunk, maxTokens } = options;
+    if (prompt.length === 0) throw new ConfigError('prompt', '', 'at least one token');
+    this.prompt = Array.from(typeof prompt === 'string' ? tokenizer.encode(prompt) : prompt);
+    const context = model.config.maxPositionEmbeddings;
+    if (this.prompt.length === 0) throw new ConfigError('prompt', '', 'at least one token');
+    if (this.prompt.length > context) {
+      const allowed = `at most ${context} tokens, the context of the model`;
+      throw new ConfigError('prompt', `${this.prompt.length} tokens`, allowed);
+    }
+    if (prefillChunk !== undefined) assertPositiveInteger(prefillChunk, 'prefillChunk');
+    if (maxTokens !== undefined) assertIndex(maxTokens, Number.MAX_SAFE_INTEGER, 'maxTokens');
+
+    const bias = new Map(logitBias);
+    if (ignoreEos) for (const id of tokenizer.eosTokenIds) bias.set(id, Number.NEGATIVE_INFINITY);
+    this.#sampler = new Sampler({ ...options, logitBias: bias });
+    this.#output = new StopFilter(typeof stop === 'string' ? [stop] : stop);
+    this.sequence = cache instanceof CachedSequence ? cache : new CachedSequence(model.createCache(cache));
+    this.#model = model;
+    this.#tokenizer = tokenizer;
+    this.#options = options;
+    this.#steps = this.#run();
+  }
+
+  [Symbol.asyncIterator](): AsyncGenerator<GeneratedToken, void, undefined> {
+    return this.#steps;
+  }
+
+  /** Runs what is left and tells what was done. */
+  async finish(): Promise<GenerationSummary> {
+    for await (const _token of this.#steps) {
+      // Each step adds to the summary.
+    }
+    return this.summary;
+  }
+
+  /** What was done so far. */
+  get summary(): GenerationSummary {
+    return {
+      text: this.#text,
+      ids: [...this.#ids],
+      promptTokens: this.prompt.length,
+      reusedTokens: this.#reusedTokens,
+      generatedTokens: this.#ids.length,
+      prefillSeconds: this.#prefillSeconds,
+      generateSeconds: this.#generateSeconds,
+      stopReason: this.#stopReason,
+      cacheBytes: this.sequence.cache.bytes(),
+    };
+  }
+
+  async *#run(): AsyncGenerator<GeneratedToken, void, undefined> {
+    const { maxTokens = Number.POSITIVE_INFINITY, signal } = this.#options;
+    const context = this.#model.config.maxPositionEmbeddings;
+    const endIds = new Set(this.#tokenizer.eosTokenIds);
+    const decoder = this.#tokenizer.createDecoder(this.prompt);
+    const history = [...this.prompt];
+    try {
+      let logits = await this.#prefill();
+      let reason: StopReason | undefined = maxTokens === 0 ? 'maxTokens' : undefined;
+      const started = performance.now();
+      while (reason === undefined) {
+        const token = this.#sampler.sample(row(logits, 0), history);
+        this.#ids.push(token.id);
+        history.push(token.id);
+
+        if (endIds.has(token.id)) reason = 'endOfSequence';
+        else if (this.#ids.length >= maxTokens) reason = 'maxTokens';
+        else if (this.sequence.tokens.length >= context) reason = 'contextFull';
+        let piece = reason === 'endOfSequence' ? '' : decoder.push(token.id);
+        if (reason !== undefined) piece += decoder.flush();
+        const { text, stopped } = this.#output.push(piece, reason !== undefined);
+        if (stopped) reason = 'stopString';
+
+        this.#text += text;
+        this.#generateSeconds = (performance.now() - started) / 1000;
+        if (reason !== undefined) this.#stopReason = reason;
+        yield { ...token, text };
+        if (reason === undefined) logits = await this.sequence.run(this.#model, [token.id], { signal });
+      }
+      this.#stopReason = reason;
+    } finally {
+      this.#stopReason ??= 'interrupted'; // an error, or the caller left the loop
+    }
+  }
+
+  /**
+   * Runs what of the prompt is not in the cache.
+   *
+   * @returns logits of the last token, [1, vocabSize]
+   */
+  async #prefill(): Promise<Matrix> {
+    const { prefillChunk = PREFILL_CHUNK, signal, onPrefill } = this.#options;
+    const started = performance.now();
+    signal?.throwIfAborted();
+    this.#reusedTokens = this.sequence.keepPrefix(this.prompt);
+    let at = this.#reusedTokens;
+    let logits: Matrix | undefined;
+    while (logits === undefined || at < this.prompt.length) {
+      // Chunks end at multiples of their size, wherever they start: tokens of a chunk see each other exactly,
+      // so the same prompt should be cut in the same places whether or not its beginning was in the cache.
+      const end = Math.min(this.prompt.length, at - (at % prefillChunk) + prefillChunk);
+      logits = await this.sequence.run(this.#model, this.prompt.slice(at, end), { signal });
+      at = end;
+      onPrefill?.(at, this.prompt.length);
+    }
+    this.#prefillSeconds = (performance.now() - started) / 1000;
+    return logits;
+  }
+}
+
+/** Lets text through, but for stop strings and what may be the beginning of one. */
+export class StopFilter {
+  readonly #stops: readonly string[];
+  #held = '';
+
+  /**
+   * @param stops not empty strings
+   * @throws {ConfigError} if one is empty
+   */
+  constructor(stops: readonly string[]) {
+    for (const stop of stops) {
+      if (typeof stop !== 'string' || stop === '') throw new ConfigError('stop', stop, 'a string, not empty');
+    }
+    this.#stops = stops;
+  }
+
+  /**
+   * Takes the next piece of text.
+   *
+   * @param last whether no more will come: what was held back is given out
+   * @returns text that can be shown, and whether a stop string was found behind it
+   */
+  push(piece: string, last = false): { text: string; stopped: boolean } {
+    this.#held += piece;
+    const found = this.#stops.map((stop) => this.#held.indexOf(stop)).filter((at) => at >= 0);
+    if (found.length > 0) return { text: this.#release(Math.min(...found), true), stopped: true };
+    return { text: this.#release(last ? this.#held.length : this.#safeLength(), last), stopped: false };
+  }
+
+  /** Length of the held text up to the first place where a stop string could begin. */
+  #safeLength(): number {
+    for (let at = 0; at < this.#held.length; at++) {
+      const rest = this.#held.slice(at);
+      if (this.#stops.some((stop) => stop.startsWith(rest))) return at;
+    }
+    return this.#held.length;
+  }
+
+  #release(length: number, forget: boolean): string {
+    const text = this.#held.slice(0, length);
+    this.#held = forget ? '' : this.#held.slice(length);
+    return text;
+  }
+}
