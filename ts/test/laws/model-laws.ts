@@ -1,0 +1,153 @@
+/**
+ * The laws of a language model, for any implementation: call {@link modelLaws} with a way to make one.
+ *
+ * @module
+ */
+
+import { describe, expect, it } from 'vitest';
+import { CacheStateError, ConfigError } from '../../src/errors.js';
+import type { ModelConfig } from '../../src/model/config.js';
+import type { LanguageModel } from '../../src/model/language-model.js';
+import type { ReferenceWeights } from '../../src/model/weights.js';
+import type { Matrix } from '../../src/numerics/matrix.js';
+import { expectSame } from '../helpers/expect-same.js';
+import { randomTokens, randomWeights, TINY_CONFIG, TINY_GQA_CONFIG } from '../helpers/tiny-model.js';
+
+/** Makes a model of f32 weights. */
+export type ModelFactory = (
+  config: ModelConfig,
+  weights: ReferenceWeights,
+) => LanguageModel | Promise<LanguageModel>;
+
+const CONFIGS = { mha: TINY_CONFIG, gqa: TINY_GQA_CONFIG };
+
+/** Caches that store everything exactly; blocks of 16 tokens, so that short texts seal some. */
+const EXACT = ['kv', 'kivi', 'xquant', 'xquant@paper', 'xquant-cl', 'xquant-cl@paper'].map(
+  (spec) => `${spec}?quantizer=identity&window=16&group=16`,
+);
+
+const QUANTIZED = ['kv?window=16', 'xquant:4@tuned?window=16', 'xquant-cl:4@tuned?window=16'];
+
+/**
+ * @param tolerance largest difference of logits that the backend's float arithmetic explains, relative to
+ *   the largest logit
+ */
+export function modelLaws(backend: string, create: ModelFactory, tolerance: number): void {
+  describe.each(Object.entries(CONFIGS))(`${backend} model, %s`, (_, config) => {
+    const weights = randomWeights(config, 7);
+    const model = create(config, weights);
+    const tokens = randomTokens(53);
+
+    async function logitsOf(spec: string, chunk: number, mode?: 'generation' | 'teacherForced') {
+      const cache = (await model).createCache(spec);
+      const rows: Float32Array[] = [];
+      for (let at = 0; at < tokens.length; at += chunk) {
+        const part = tokens.slice(at, at + chunk);
+        const logits = await (await model).forward(part, cache, { logits: 'all', mode });
+        rows.push(logits.data);
+      }
+      return Float32Array.from(rows.flatMap((row) => [...row]));
+    }
+
+    const expectClose = (actual: Float32Array, expected: Float32Array) => {
+      expect(actual.length).toBe(expected.length);
+      const largest = Math.max(...expected.map(Math.abs));
+      const worst = Math.max(...actual.map((value, i) => Math.abs(value - expected[i])));
+      expect(worst / largest).toBeLessThanOrEqual(tolerance);
+    };
+
+    it.each(EXACT)('%s: chunks of any size and both modes give the same logits', async (spec) => {
+      const whole = await logitsOf('kv?quantizer=identity', tokens.length);
+      for (const chunk of [1, 7, 16, tokens.length]) expectClose(await logitsOf(spec, chunk), whole);
+      expectClose(await logitsOf(spec, tokens.length, 'teacherForced'), whole);
+    });
+
+    it('the last logits are the last of all logits', async () => {
+      const m = await model;
+      const all = await m.forward(tokens, m.createCache('kv'), { logits: 'all' });
+      const last = await m.forward(tokens, m.createCache('kv'));
+      expect([last.rows, all.rows]).toEqual([1, tokens.length]);
+      expect(last.data).toEqual(all.data.subarray((tokens.length - 1) * config.vocabSize));
+    });
+
+    it.each(QUANTIZED)('%s: the same tokens give the same bits', async (spec) => {
+      expect(await logitsOf(spec, 5)).toEqual(await logitsOf(spec, 5));
+    });
+
+    it.each(QUANTIZED)('%s: going on after a trim is as if the rest had never been', async (spec) => {
+      const m = await model;
+      const cache = m.createCache(spec);
+      await m.forward(tokens.slice(0, 32), cache);
+      await m.forward(randomTokens(7, 9), cache);
+      cache.trim(32);
+      const again = await m.forward(tokens.slice(32, 40), cache);
+      const fresh = m.createCache(spec);
+      await m.forward(tokens.slice(0, 32), fresh);
+      expectSame((await m.forward(tokens.slice(32, 40), fresh)).data, again.data);
+    });
+
+    it('a pass that is stopped leaves the cache as it was, and the model usable', async () => {
+      const m = await model;
+      for (const spec of QUANTIZED) {
+        const cache = m.createCache(spec);
+        await m.forward(tokens.slice(0, 15), cache);
+        const before = cache.layers.map((layer) => layer.state());
+        const reason = new Error('enough');
+        await expect(m.forward(tokens.slice(15), cache, { signal: AbortSignal.abort(reason) })).rejects.toBe(
+          reason,
+        );
+        expectSame(
+          cache.layers.map((layer) => layer.state()),
+          before,
+        );
+        const continued = await m.forward(tokens.slice(15, 20), cache);
+        const fresh = m.createCache(spec);
+        await m.forward(tokens.slice(0, 15), fresh);
+        expectSame((await m.forward(tokens.slice(15, 20), fresh)).data, continued.data);
+      }
+    });
+
+    it('refuses tokens it cannot take', async () => {
+      const m = await model;
+      const cache = m.createCache('kv');
+      await expect(m.forward([], cache)).rejects.toThrow(/at least one token/);
+      for (const bad of [-1, config.vocabSize, 1.5, Number.NaN]) {
+        await expect(m.forward([1, bad], cache)).rejects.toThrow(RangeError);
+        await expect(m.forward([1, bad], cache)).rejects.toThrow(/tokens\[1\]/);
+      }
+      const tooMany = randomTokens(config.maxPositionEmbeddings + 1);
+      await expect(m.forward(tooMany, cache)).rejects.toThrow(CacheStateError);
+      await expect(m.forward(tooMany, cache)).rejects.toThrow(/context of the model is 320 tokens/);
+      expect(cache.length).toBe(0);
+    });
+
+    it('refuses a cache of another backend and options that do not fit', async () => {
+      const m = await model;
+      const own = m.createCache('kv');
+      const foreign = new Proxy(own, {
+        get: (target, key) => (key === 'backend' ? 'elsewhere' : Reflect.get(target, key)),
+        getPrototypeOf: () => Object.prototype,
+      });
+      await expect(m.forward([1], foreign)).rejects.toThrow(/belongs to backend "elsewhere"/);
+      expect(() => m.createCache('xquant:5')).toThrow(ConfigError);
+    });
+
+    it('shows every tensor of every layer', async () => {
+      const m = await model;
+      const seen = new Map<string, Matrix>();
+      await m.forward(tokens.slice(0, 20), m.createCache('kv?window=16'), {
+        onTensor: ({ layer, tensor, value }) => seen.set(`${layer}.${tensor}`, value),
+      });
+      const kvDim = config.numKeyValueHeads * config.headDim;
+      for (let layer = 0; layer < config.numHiddenLayers; layer++) {
+        for (const tensor of ['stream', 'normalized', 'x', 'queries', 'attentionOutput', 'mlpOutput']) {
+          expect(seen.get(`${layer}.${tensor}`)).toMatchObject({ rows: 20, columns: config.hiddenSize });
+        }
+        for (const tensor of ['keys', 'values']) {
+          expect(seen.get(`${layer}.${tensor}`)).toMatchObject({ rows: 20, columns: kvDim });
+        }
+      }
+      expect(seen.size).toBe(8 * config.numHiddenLayers);
+    });
+  });
+}
