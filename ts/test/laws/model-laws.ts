@@ -22,9 +22,14 @@ export type ModelFactory = (
 const CONFIGS = { mha: TINY_CONFIG, gqa: TINY_GQA_CONFIG };
 
 /** Caches that store everything exactly; blocks of 16 tokens, so that short texts seal some. */
-const EXACT = ['kv', 'kivi', 'xquant', 'xquant@paper', 'xquant-cl', 'xquant-cl@paper'].map(
-  (spec) => `${spec}?quantizer=identity&window=16&group=16`,
-);
+const EXACT = [
+  'kv?window=16',
+  'kivi?window=16&group=16',
+  'xquant?window=16',
+  'xquant@paper?window=16&group=16',
+  'xquant-cl?window=16',
+  'xquant-cl@paper?window=16&group=16',
+].map((spec) => `${spec}&quantizer=identity`);
 
 const QUANTIZED = ['kv?window=16', 'xquant:4@tuned?window=16', 'xquant-cl:4@tuned?window=16'];
 
