@@ -8,61 +8,29 @@
  * @module
  */
 
-// The quantizer (XQuant §4): one group, its bytes, a matrix in groups.
 export {
-  type Bits,
-  BITS,
-  dequantizeGroup,
-  encodeGroup,
-  type GroupParameters,
-  type GroupPlace,
-  maxCode,
-  MSE_RANGE_FACTORS,
-  quantizeGroup,
-  RANGE_RULES,
-  type RangeRule,
-} from './quant/uniform.js';
-export { packCodes, packedBytes, unpackCodes } from './quant/pack.js';
-export {
-  dequantizeMatrix,
-  forEachGroup,
-  type GroupedFormat,
-  type GroupedOptions,
-  type Grouping,
-  GROUPINGS,
-  type GroupSlot,
-  type QuantizedMatrix,
-  quantizedBytes,
-  quantizeMatrix,
-  unpackMatrix,
-} from './quant/grouped.js';
-export {
-  dequantizeWeights,
-  WEIGHT_BLOCKS,
-  WEIGHT_TYPES,
-  type WeightTensor,
-  type WeightType,
-} from './quant/weight-formats.js';
-
-// Numbers.
-export { decodeFloat16, encodeFloat16, fromFloat16Bits, toFloat16Bits } from './numerics/float16.js';
-export { hadamardBlock, hadamardInto, type Rotation, rotateRows } from './numerics/hadamard.js';
-export { linear, type Matrix, matrix } from './numerics/matrix.js';
-export { type ThinSvd, thinSvd } from './numerics/svd.js';
-
+  type CacheSize,
+  cacheBytes,
+  cacheSize,
+  float16KeyValueBytes,
+  type MemoryShape,
+  NAMED_SHAPES,
+  namedShape,
+  type ShapeName,
+} from './analysis/memory.js';
+export { ReferenceCache } from './cache/create.js';
+export { ComputedFactors, type FactorProgress, latentFactors } from './cache/factors.js';
 // Caches (XQuant §3).
 export {
-  cacheOptionNames,
   CACHE_VARIANTS,
   type CacheModelShape,
   type CachePreset,
   type CacheRequest,
+  cacheOptionNames,
   parseCacheSpec,
   resolveCacheOptions,
 } from './cache/presets.js';
 export { storedBytes, totalBytes } from './cache/stored-matrix.js';
-export { ReferenceCache } from './cache/create.js';
-export { ComputedFactors, type FactorProgress, latentFactors } from './cache/factors.js';
 export type {
   AccumulatorPolicy,
   CacheBytes,
@@ -83,9 +51,37 @@ export type {
   SealedBlock,
   StoredMatrix,
 } from './cache/types.js';
+export * from './errors.js';
+export {
+  CachedSequence,
+  DEFAULT_CACHE,
+  type GeneratedToken,
+  type GenerateOptions,
+  Generation,
+  type GenerationSummary,
+  type GenerationTokenizer,
+  generate,
+  PREFILL_CHUNK,
+  type StopReason,
+  type StreamingDecoder,
+} from './generate.js';
+// Files and text.
+export {
+  EMBEDDED_MODELS,
+  type EmbeddedModel,
+  type LoadOptions,
+  loadModelFile,
+  type ModelSource,
+  readModelHeader,
+} from './io/load-model.js';
+export type { ModelFile, ModelHeader, TensorInfo, WeightTypeSummary } from './io/model-file.js';
+export type { LoadProgress } from './io/progress.js';
+export { type FactorOwner, type NamedFactors, readFactors, writeFactors } from './io/svd-factors.js';
+// Running a model.
+export { type LoadedModel, type LoadModelOptions, loadModel } from './load.js';
 
 // The model.
-export { type Architecture, ARCHITECTURES, type ModelConfig, type RopeLayout } from './model/config.js';
+export { ARCHITECTURES, type Architecture, type ModelConfig, type RopeLayout } from './model/config.js';
 export type {
   AttentionMode,
   ForwardOptions,
@@ -101,6 +97,61 @@ export {
   type ReferenceWeights,
   referenceWeights,
 } from './model/weights.js';
-
-// Files and text.
-export * from './errors.js';
+// Numbers.
+export { decodeFloat16, encodeFloat16, fromFloat16Bits, toFloat16Bits } from './numerics/float16.js';
+export { hadamardBlock, hadamardInto, type Rotation, rotateRows } from './numerics/hadamard.js';
+export { linear, type Matrix, matrix } from './numerics/matrix.js';
+export { type ThinSvd, thinSvd } from './numerics/svd.js';
+export {
+  type CachePerplexity,
+  measurePerplexity,
+  PERPLEXITY_WINDOW,
+  type PerplexityMode,
+  type PerplexityOptions,
+  type PerplexityReport,
+} from './perplexity.js';
+export {
+  dequantizeMatrix,
+  forEachGroup,
+  GROUPINGS,
+  type GroupedFormat,
+  type GroupedOptions,
+  type Grouping,
+  type GroupSlot,
+  type QuantizedMatrix,
+  quantizedBytes,
+  quantizeMatrix,
+  unpackMatrix,
+} from './quant/grouped.js';
+export { packCodes, packedBytes, unpackCodes } from './quant/pack.js';
+// The quantizer (XQuant §4): one group, its bytes, a matrix in groups.
+export {
+  BITS,
+  type Bits,
+  dequantizeGroup,
+  encodeGroup,
+  type GroupParameters,
+  type GroupPlace,
+  MSE_RANGE_FACTORS,
+  maxCode,
+  quantizeGroup,
+  RANGE_RULES,
+  type RangeRule,
+} from './quant/uniform.js';
+export {
+  dequantizeWeights,
+  WEIGHT_BLOCKS,
+  WEIGHT_TYPES,
+  type WeightTensor,
+  type WeightType,
+} from './quant/weight-formats.js';
+export {
+  Random,
+  type SampledToken,
+  Sampler,
+  type SamplingOptions,
+  type TokenLogprob,
+} from './sampling.js';
+export { type ChatMessage, type RenderChatOptions, renderChat } from './text/chat-template.js';
+export { type DecodeOptions, type EncodeOptions, Tokenizer } from './text/tokenizer.js';
+export type { TokenizerSource } from './text/tokenizer-source.js';
