@@ -212,7 +212,7 @@ function readTensorInfo(reader: HeaderReader, index: number): RawTensor {
     throw new FormatError(
       path,
       name,
-      `lies at ${relativeOffset}, behind the end of the file (${reader.fileSize})`,
+      `lies at ${relativeOffset}, behind the end of the file (${reader.fileSize} bytes): it is cut short or damaged`,
     );
   }
   return { name, shape, type, relativeOffset: Number(relativeOffset) };
