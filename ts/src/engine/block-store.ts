@@ -1,0 +1,376 @@
+/**
+ * Where a layer's cache lies in linear memory: sealed blocks and the residual window, in the reference's bytes.
+ *
+ * A sealed block is one allocation that holds the block's tensors one after another:
+ *
+ *     [ tensor 0: packed codes | scales | mins ] [ tensor 1: ... ]      each part on a 16-byte boundary
+ *
+ * Sealed blocks never change, so copies of a sequence share them; a block counts its holders and goes back
+ * to the pool with the last. The window has room for one whole block of tokens in f16 and is not shared.
+ *
+ * @module
+ */
+
+import { assertStoredShape, countStored, type StorageFormat, zeroBytes } from '../cache/stored-matrix.js';
+import type { CacheBytes, CacheOptions, Float16Matrix, LayerState, StoredMatrix } from '../cache/types.js';
+import { assertIndex, CacheStateError, FormatError } from '../errors.js';
+import type { Matrix } from '../numerics/matrix.js';
+import { groupedSizes } from '../quant/grouped.js';
+import type { LinearMemory } from './memory.js';
+
+/** A tensor of a sealed block, or of the window. */
+export interface TensorSpec {
+  readonly name: string;
+  readonly columns: number;
+  readonly format: StorageFormat;
+}
+
+/** A tensor and its place in a block; offsets in bytes from the start of the block. */
+export interface TensorPlace extends TensorSpec {
+  /** Packed codes, or the values themselves where they are not quantized. */
+  readonly data: number;
+  readonly dataBytes: number;
+  readonly scales: number;
+  readonly mins: number;
+  readonly groups: number;
+}
+
+interface Block {
+  readonly pointer: number;
+  holders: number;
+}
+
+/** Lays tensors out one after another. */
+export function placeTensors(
+  tensors: readonly TensorSpec[],
+  rows: number,
+): { places: TensorPlace[]; bytes: number } {
+  let bytes = 0;
+  const take = (size: number): number => {
+    const at = bytes;
+    bytes += Math.ceil(size / 16) * 16;
+    return at;
+  };
+  const places = tensors.map((tensor) => {
+    const { columns, format } = tensor;
+    if (typeof format === 'string') {
+      const dataBytes = rows * columns * (format === 'f16' ? 2 : 4);
+      return { ...tensor, data: take(dataBytes), dataBytes, scales: 0, mins: 0, groups: 0 };
+    }
+    const { groups, packedBytes } = groupedSizes(rows, columns, format);
+    const data = take(packedBytes);
+    return {
+      ...tensor,
+      data,
+      dataBytes: packedBytes,
+      scales: take(2 * groups),
+      mins: take(2 * groups),
+      groups,
+    };
+  });
+  return { places, bytes };
+}
+
+/** What the blocks and the window of one layer hold; the same for all sequences with the same options. */
+export interface BlockLayout {
+  readonly options: CacheOptions;
+  /** Tensors of a sealed block. */
+  readonly sealed: readonly TensorPlace[];
+  readonly blockBytes: number;
+  /** Tensors of the window, each for `residualWindow` tokens. */
+  readonly window: readonly TensorPlace[];
+  readonly windowBytes: number;
+}
+
+/**
+ * @param sealed what a sealed block holds
+ * @param window what the window holds, by name and width; f16, or f32 with the identity quantizer
+ */
+export function blockLayout(
+  options: CacheOptions,
+  sealed: readonly TensorSpec[],
+  window: Readonly<Record<string, number>>,
+): BlockLayout {
+  const format = options.quantizer === 'identity' ? 'f32' : 'f16';
+  const windowSpecs = Object.entries(window).map(([name, columns]) => ({ name, columns, format }) as const);
+  const sealedPlaces = placeTensors(sealed, options.residualWindow);
+  const windowPlaces = placeTensors(windowSpecs, options.residualWindow);
+  return {
+    options,
+    sealed: sealedPlaces.places,
+    blockBytes: sealedPlaces.bytes,
+    window: windowPlaces.places,
+    windowBytes: windowPlaces.bytes,
+  };
+}
+
+/** The stored tokens of one layer of one sequence. */
+export class BlockStore {
+  readonly layout: BlockLayout;
+  readonly #memory: LinearMemory;
+  #blocks: Block[] = [];
+  #window = 0;
+  #length = 0;
+
+  constructor(memory: LinearMemory, layout: BlockLayout) {
+    this.#memory = memory;
+    this.layout = layout;
+  }
+
+  /** Tokens stored. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Complete, sealed blocks. */
+  get blocks(): number {
+    return this.#blocks.length;
+  }
+
+  /** Tokens in sealed blocks. */
+  get sealedTokens(): number {
+    return this.#blocks.length * this.layout.options.residualWindow;
+  }
+
+  /** Tokens in the window. */
+  get windowTokens(): number {
+    return this.#length - this.sealedTokens;
+  }
+
+  /** Bytes taken from linear memory by this layer; blocks that others hold, too, count in full. */
+  get allocatedBytes(): number {
+    return this.#blocks.length * this.layout.blockBytes + (this.#window === 0 ? 0 : this.layout.windowBytes);
+  }
+
+  /** Pointer to a sealed block. */
+  block(index: number): number {
+    return this.#blocks[index].pointer;
+  }
+
+  /**
+   * Pointer to the window, which is allocated on first use.
+   *
+   * @throws {MemoryError} if there is no room
+   */
+  window(): number {
+    if (this.#window === 0)
+      this.#window = this.#memory.allocate(this.layout.windowBytes, 'window of the cache');
+    return this.#window;
+  }
+
+  /**
+   * Takes memory for a block that is about to be sealed. It becomes part of the cache with {@link seal}.
+   *
+   * @throws {MemoryError} if there is no room
+   */
+  newBlock(): number {
+    return this.#memory.allocate(this.layout.blockBytes, 'block of the cache');
+  }
+
+  /** Adds a sealed block in place of the tokens of the window. */
+  seal(pointer: number): void {
+    this.#blocks.push({ pointer, holders: 1 });
+  }
+
+  /** Notes tokens whose rows have been written into the window or a block. */
+  setLength(length: number): void {
+    this.#length = length;
+  }
+
+  /**
+   * Forgets tokens.
+   *
+   * @throws {CacheStateError} if `length` is inside a sealed block
+   * @throws {RangeError} if `length` is not from 0 to the current length
+   */
+  trim(length: number): void {
+    assertIndex(length, this.#length, 'length');
+    const size = this.layout.options.residualWindow;
+    if (length < this.sealedTokens && length % size !== 0) {
+      throw new CacheStateError(
+        this.layout.options.variant,
+        this.#length,
+        `trim to ${length}`,
+        `position ${length} is inside a sealed block of ${size} tokens; trim to ${length - (length % size)} ` +
+          'and append the rest again',
+      );
+    }
+    this.#dropBlocks(Math.min(this.#blocks.length, Math.floor(length / size)));
+    this.#length = length;
+  }
+
+  /**
+   * A store with the same contents: blocks shared, the window copied.
+   *
+   * @throws {MemoryError} if there is no room for the window
+   */
+  clone(): BlockStore {
+    const copy = new BlockStore(this.#memory, this.layout);
+    if (this.#window !== 0 && this.windowTokens > 0) {
+      const pointer = copy.window();
+      this.#memory.u8.copyWithin(pointer, this.#window, this.#window + this.layout.windowBytes);
+    }
+    for (const block of this.#blocks) block.holders++;
+    copy.#blocks = [...this.#blocks];
+    copy.#length = this.#length;
+    return copy;
+  }
+
+  /** Gives all memory back. */
+  dispose(): void {
+    this.#dropBlocks(0);
+    this.#memory.free(this.#window);
+    this.#window = 0;
+    this.#length = 0;
+  }
+
+  /** Bytes that the stored tokens take, as the reference counts them. */
+  bytes(): CacheBytes {
+    const bytes = zeroBytes();
+    for (const place of this.layout.sealed) {
+      const count = this.#blocks.length;
+      if (typeof place.format === 'string') bytes.outliers += count * place.dataBytes;
+      else {
+        bytes.codes += count * place.dataBytes;
+        bytes.scales += count * 2 * place.groups;
+        bytes.mins += count * 2 * place.groups;
+      }
+    }
+    for (const { columns, format } of this.layout.window) {
+      bytes.window += this.windowTokens * columns * (format === 'f16' ? 2 : 4);
+    }
+    return bytes;
+  }
+
+  /** A copy of everything, in the reference's form. */
+  state(): LayerState {
+    const rows = this.layout.options.residualWindow;
+    return {
+      length: this.#length,
+      blocks: this.#blocks.map(({ pointer }) =>
+        Object.fromEntries(this.layout.sealed.map((place) => [place.name, this.#read(place, pointer, rows)])),
+      ),
+      window: Object.fromEntries(
+        this.layout.window.map((place) => [
+          place.name,
+          this.#read(place, this.#window, this.windowTokens) as Float16Matrix | Matrix,
+        ]),
+      ),
+    };
+  }
+
+  /**
+   * Replaces the contents.
+   *
+   * @throws {ShapeError | CacheStateError | FormatError} if the state is of another kind of cache
+   * @throws {MemoryError} if there is no room; the store is empty then
+   */
+  restore(state: LayerState): void {
+    const rows = this.layout.options.residualWindow;
+    const windowTokens = state.length - state.blocks.length * rows;
+    if (windowTokens < 0 || windowTokens >= rows) {
+      const reason = `${state.blocks.length} blocks of ${rows} tokens do not make ${state.length} tokens`;
+      throw new CacheStateError(this.layout.options.variant, state.length, 'restore', reason);
+    }
+    for (const block of state.blocks) {
+      for (const place of this.layout.sealed) this.#assertFits(place, block[place.name], rows);
+    }
+    for (const place of this.layout.window) this.#assertFits(place, state.window[place.name], windowTokens);
+
+    this.dispose();
+    try {
+      for (const block of state.blocks) {
+        const pointer = this.newBlock();
+        this.seal(pointer);
+        for (const place of this.layout.sealed) this.#write(place, pointer, block[place.name]);
+      }
+      if (windowTokens > 0) {
+        const pointer = this.window();
+        for (const place of this.layout.window) this.#write(place, pointer, state.window[place.name]);
+      }
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+    this.#length = state.length;
+  }
+
+  #dropBlocks(keep: number): void {
+    for (const block of this.#blocks.splice(keep)) {
+      if (--block.holders === 0) this.#memory.free(block.pointer);
+    }
+  }
+
+  #read(place: TensorPlace, block: number, rows: number): StoredMatrix {
+    const { columns, format } = place;
+    const at = block + place.data;
+    if (format === 'f32') return { rows, columns, data: this.#memory.readFloats(at, rows * columns) };
+    if (format === 'f16') return { rows, columns, float16: this.#readHalves(at, rows * columns) };
+    const { bits, groupSize, grouping } = format;
+    return {
+      rows,
+      columns,
+      bits,
+      groupSize,
+      grouping,
+      packed: this.#memory.readBytes(at, place.dataBytes),
+      scales: this.#readHalves(block + place.scales, place.groups),
+      mins: this.#readHalves(block + place.mins, place.groups),
+    };
+  }
+
+  #readHalves(pointer: number, count: number): Uint16Array {
+    return Uint16Array.from(this.#memory.u16.subarray(pointer / 2, pointer / 2 + count));
+  }
+
+  #write(place: TensorPlace, block: number, stored: StoredMatrix): void {
+    const at = block + place.data;
+    if ('packed' in stored) {
+      this.#memory.write(at, stored.packed);
+      this.#memory.write(block + place.scales, stored.scales);
+      this.#memory.write(block + place.mins, stored.mins);
+    } else {
+      this.#memory.write(at, 'float16' in stored ? stored.float16 : stored.data);
+    }
+  }
+
+  #assertFits(place: TensorPlace, stored: StoredMatrix | undefined, rows: number): void {
+    const { name, columns, format } = place;
+    if (!stored) {
+      throw new CacheStateError(this.layout.options.variant, this.#length, 'restore', `no tensor "${name}"`);
+    }
+    assertStoredShape(stored, rows, columns, name);
+    const expected = countStoredFormat(stored);
+    const wanted = typeof format === 'string' ? format : formatName(format);
+    if (expected !== wanted) {
+      throw new FormatError('cache state', name, `it is stored as ${expected}, this cache stores ${wanted}`);
+    }
+    const bytes = zeroBytes();
+    countStored(stored, bytes);
+    const size = bytes.codes + bytes.scales + bytes.mins + bytes.outliers;
+    const rightSize =
+      typeof format === 'string'
+        ? rows * columns * (format === 'f16' ? 2 : 4)
+        : place.dataBytes + 4 * place.groups;
+    if (size !== rightSize) {
+      throw new FormatError('cache state', name, `it has ${size} bytes, not ${rightSize}`);
+    }
+  }
+}
+
+function countStoredFormat(stored: StoredMatrix): string {
+  if ('packed' in stored) return formatName(stored);
+  return 'float16' in stored ? 'f16' : 'f32';
+}
+
+function formatName({
+  bits,
+  groupSize,
+  grouping,
+}: {
+  bits: number;
+  groupSize: number;
+  grouping: string;
+}): string {
+  return `${bits} bits ${grouping} in groups of ${groupSize}`;
+}

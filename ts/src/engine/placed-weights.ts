@@ -1,0 +1,209 @@
+/**
+ * Weights in linear memory: matrices of a file as panels, vectors and tables as f32.
+ *
+ * @module
+ */
+
+import { NumericError } from '../errors.js';
+import { type Matrix, matrix } from '../numerics/matrix.js';
+import { WEIGHT_BLOCKS, type WeightTensor, type WeightType, weightBytes } from '../quant/weight-formats.js';
+import { ACTIVATION_TILE, panelBytes, tileBytes } from './kernels.js';
+import type { LinearMemory } from './memory.js';
+import { type Recorder, THREAD_SCRATCH } from './team.js';
+
+/** A weight matrix of a file, as the product kernels take it. */
+export interface PlacedMatrix {
+  readonly type: WeightType;
+  readonly rows: number;
+  readonly columns: number;
+  readonly pointer: number;
+}
+
+/** Whether the product of a weight type takes activations cut to integers. */
+export function takesTile(type: WeightType): boolean {
+  return type.startsWith('Q');
+}
+
+/** Bytes copied at a time while a matrix is repacked. */
+const REPACK_BYTES = 1 << 20;
+
+/**
+ * Copies a matrix into linear memory, in panels.
+ *
+ * @param tensor read
+ * @throws {MemoryError} if there is no room
+ * @throws {NumericError} if a weight is NaN or infinite
+ */
+export function placeMatrix(memory: LinearMemory, direct: Recorder, tensor: WeightTensor): PlacedMatrix {
+  const { name, type, rows, columns, bytes } = tensor;
+  assertFiniteWeights(tensor);
+  const pointer = memory.allocate(panelBytes(type, rows, columns), `weights "${name}"`);
+  const rowBytes = weightBytes(type, 1, columns);
+  const step = Math.max(8, Math.floor(REPACK_BYTES / rowBytes / 8) * 8);
+  const staging = memory.allocate(Math.min(step, rows) * rowBytes, `weights "${name}"`);
+  const kernel = type === 'BF16' ? 'repackF16' : (`repack${type}` as const);
+  for (let from = 0; from < rows; from += step) {
+    const count = Math.min(step, rows - from);
+    memory.write(staging, bytes.subarray(from * rowBytes, (from + count) * rowBytes));
+    direct.call(kernel, staging, count, columns, pointer + panelBytes(type, from, columns));
+  }
+  memory.free(staging);
+  return { type, rows, columns, pointer };
+}
+
+/**
+ * Reads a placed matrix back.
+ *
+ * @returns fresh, [rows, columns]: what `dequantizeWeights` gives
+ */
+export function readMatrix(memory: LinearMemory, direct: Recorder, placed: PlacedMatrix): Matrix {
+  const { type, rows, columns, pointer } = placed;
+  const result = matrix(rows, columns);
+  const line = memory.allocate(columns * 4, 'scratch');
+  for (let r = 0; r < rows; r++) {
+    direct.call(`embed${type}`, pointer, rows, columns, r, line);
+    result.data.set(memory.f32.subarray(line / 4, line / 4 + columns), r * columns);
+  }
+  memory.free(line);
+  return result;
+}
+
+/** Copies f32 numbers into linear memory. */
+export function placeFloats(memory: LinearMemory, values: Float32Array, purpose: string): number {
+  return memory.write(memory.allocate(values.byteLength, purpose), values);
+}
+
+/**
+ * Rows of activations, cut into chunks that a core's cache holds next to a panel of weights; each chunk has a
+ * tile of its own.
+ */
+export interface Activations {
+  /** f32 [rows, columns] */
+  readonly floats: number;
+  /** A tile for each chunk, `tileStride` bytes apart. */
+  readonly tiles: number;
+  readonly tileStride: number;
+  readonly rows: number;
+  readonly columns: number;
+  /** Rows of a chunk. */
+  readonly chunk: number;
+}
+
+/** Bytes of a chunk's integers: about half of a core's second-level cache. */
+const CHUNK_BYTES = 192 * 1024;
+
+/** Rows of a chunk for activations of a width. */
+export function chunkRows(columns: number): number {
+  return Math.min(128, Math.max(16, Math.floor(CHUNK_BYTES / 2 / columns / 4) * 4));
+}
+
+/** Bytes of the tiles of `rows` rows. */
+export function activationTileBytes(
+  rows: number,
+  columns: number,
+): { chunk: number; stride: number; bytes: number } {
+  const chunk = Math.min(chunkRows(columns), rows);
+  const stride = Math.ceil(tileBytes(chunk, columns, ACTIVATION_TILE.block) / 64) * 64;
+  return { chunk, stride, bytes: stride * Math.ceil(rows / chunk) };
+}
+
+/** Visits the chunks of some rows. */
+export function forEachChunk(
+  { rows, chunk }: Pick<Activations, 'rows' | 'chunk'>,
+  visit: (first: number, count: number, index: number) => void,
+): void {
+  for (let first = 0, index = 0; first < rows; first += chunk, index++) {
+    visit(first, Math.min(chunk, rows - first), index);
+  }
+}
+
+/** Tasks of one product: a few for each thread, so that a slow thread does not hold up the stage. */
+const TASKS_PER_THREAD = 3;
+
+/**
+ * Records `out = x W^T`, as tasks of the current stage.
+ *
+ * @param x its tiles are ready if the weight type takes them
+ * @param out f32, element (row, output) at `row * outStride + output`
+ */
+export function recordLinear(
+  recorder: Recorder,
+  weights: PlacedMatrix,
+  x: Activations,
+  out: number,
+  outStride = weights.rows,
+): void {
+  const { type, rows, columns, pointer } = weights;
+  const chunks = Math.ceil(x.rows / x.chunk);
+  const wanted = recorder.threads === 1 ? 1 : Math.ceil((recorder.threads * TASKS_PER_THREAD) / chunks);
+  const step = Math.max(8, Math.ceil(rows / wanted / 8) * 8);
+  const tiled = takesTile(type);
+  forEachChunk(x, (first, count, index) => {
+    const source = tiled ? x.tiles + index * x.tileStride : x.floats + first * columns * 4;
+    const target = out + first * outStride * 4;
+    for (let from = 0; from < rows; from += step) {
+      const to = Math.min(from + step, rows);
+      recorder.task();
+      recorder.call(
+        `matmul${type}`,
+        pointer,
+        source,
+        count,
+        rows,
+        columns,
+        from,
+        to,
+        target,
+        outStride,
+        THREAD_SCRATCH,
+      );
+    }
+  });
+}
+
+/** Records the cutting of one chunk to integers, as part of the current task. */
+export function recordTile(
+  recorder: Recorder,
+  x: Activations,
+  first: number,
+  count: number,
+  index: number,
+): void {
+  const { block, limit } = ACTIVATION_TILE;
+  const source = x.floats + first * x.columns * 4;
+  recorder.call('quantizeTile', source, count, x.columns, block, limit, x.tiles + index * x.tileStride);
+}
+
+/** Places of the f16 numbers in a block of a format, in bytes; every element where the format is f16 itself. */
+const HALF_PLACES: Readonly<Partial<Record<WeightType, readonly number[]>>> = {
+  F16: [0],
+  Q8_0: [0],
+  Q4_0: [0],
+  Q4_1: [0, 2],
+  Q4_K: [0, 2],
+  Q5_K: [0, 2],
+  Q6_K: [208],
+};
+
+/**
+ * Requires all weights to be finite. In the block formats only the scales can fail to be.
+ *
+ * @throws {NumericError} names the tensor and the place
+ */
+function assertFiniteWeights({ name, type, bytes }: WeightTensor): void {
+  const block = WEIGHT_BLOCKS[type];
+  const places = HALF_PLACES[type] ?? [type === 'F32' ? 2 : 0];
+  const exponent = HALF_PLACES[type] ? 0x7c : 0x7f80;
+  for (let at = 0; at < bytes.length; at += block.bytes) {
+    for (const place of places) {
+      const high = bytes[at + place + 1];
+      const bad =
+        exponent === 0x7c
+          ? (high & 0x7c) === 0x7c
+          : (((high << 8) | bytes[at + place]) & exponent) === exponent;
+      if (!bad) continue;
+      const tensor = `${name}, element ${(at / block.bytes) * block.elements}`;
+      throw new NumericError('load', Number.NaN, { tensor }, 'a weight is not a finite number');
+    }
+  }
+}

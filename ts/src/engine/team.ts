@@ -1,0 +1,433 @@
+/**
+ * The threads of one engine, seen from the thread that drives them.
+ *
+ * With one thread, a call is made the moment it is recorded. With more, calls are recorded, task by task and
+ * stage by stage, and {@link Team.run} lets all threads, this one included, work through them.
+ *
+ * @module
+ */
+
+import { KernelError } from '../errors.js';
+import type { Kernels } from './kernels.js';
+import type { LinearMemory } from './memory.js';
+import {
+  ACK,
+  CALL_SLOTS,
+  CALLS,
+  CONTROL_BUFFER,
+  CONTROL_HEADER,
+  createRunner,
+  EPOCH,
+  FAILED,
+  MAX_THREADS,
+  type Runner,
+  runThread,
+  SCRATCH,
+  STAGE_TABLE,
+  STAGES,
+  STOP,
+  type ThreadMessage,
+  type ThreadSetup,
+} from './stages.js';
+
+export { THREAD_SCRATCH } from './stages.js';
+
+/** Names of the kernels. */
+export type KernelName = keyof Kernels | keyof WindowKernels;
+
+/** Kernels of as/window.ts. */
+export interface WindowKernels {
+  /**
+   * Finished keys of some tokens, [channels, tokens rounded up to a multiple of 8], to column `column` and
+   * following of target [channels, stride].
+   */
+  placeKeys(
+    source: number,
+    channels: number,
+    tokens: number,
+    target: number,
+    stride: number,
+    column: number,
+  ): void;
+  /** Copies bytes; the two may not overlap. */
+  copyBytes(source: number, target: number, bytes: number): void;
+  /** Copies `columns` f32 of each of `rows` rows; strides in elements. */
+  copyRows(
+    source: number,
+    sourceStride: number,
+    target: number,
+    targetStride: number,
+    rows: number,
+    columns: number,
+  ): void;
+  /** a -= b, each difference rounded to f32. */
+  subtractInto(a: number, b: number, count: number): void;
+  /** x[r, c] *= gain[c], each product rounded to f32. */
+  multiplyRows(x: number, gain: number, rows: number, columns: number): void;
+}
+
+/** One running worker. */
+export interface ThreadHandle {
+  /** Ends it at once. */
+  terminate(): void;
+}
+
+/**
+ * Starts a worker thread.
+ *
+ * @param source JavaScript that defines `run(setup, post)`
+ * @param onMessage what the thread says
+ * @param onEnd it ended, for whatever reason
+ */
+export type SpawnThread = (
+  source: string,
+  setup: ThreadSetup,
+  onMessage: (message: ThreadMessage) => void,
+  onEnd: (reason: string) => void,
+) => ThreadHandle;
+
+/** What a {@link Team} is made of. */
+export interface TeamOptions {
+  readonly threads: number;
+  readonly memory: LinearMemory;
+  readonly module: WebAssembly.Module;
+  /** The kernels, instantiated on `memory` for this thread. */
+  readonly exports: Readonly<Record<string, unknown>>;
+  /** Needed for more than one thread. */
+  readonly spawn?: SpawnThread;
+}
+
+/** How long to wait for a late thread before letting events run: it may have died, and only an event tells. */
+const PATIENCE_MS = 2;
+
+/** How long a new thread may take to compile and start. */
+const START_TIMEOUT_MS = 30_000;
+
+// Bundlers that keep function names wrap functions in a call of this helper.
+const SOURCE_PRELUDE = 'const __name = (value) => value;';
+
+/** Source text of a worker: defines `run(setup, post)`. */
+export function threadSource(): string {
+  return (
+    `${SOURCE_PRELUDE}\nconst createRunner = ${createRunner.toString()};\n` +
+    `const runThread = ${runThread.toString()};\n` +
+    'const run = (setup, post) => runThread(createRunner, setup, post);\n'
+  );
+}
+
+/** Takes down what is to be done. Pointers from THREAD_SCRATCH on are the running thread's own scratch. */
+export interface Recorder {
+  /** Threads that will share the work; only how finely it is worth cutting depends on it. */
+  readonly threads: number;
+  /** Starts a task: the calls that follow belong to it. */
+  task(): void;
+  /** Adds a kernel call to the task. */
+  call(kernel: KernelName, ...args: number[]): void;
+  /**
+   * Adds a kernel call that reports -1 for success.
+   *
+   * @param fail makes the error from another result; called on this thread when the stage has run
+   */
+  check(fail: (result: number) => Error, kernel: KernelName, ...args: number[]): void;
+  /** Ends the stage: what is recorded from here on starts when it is complete. */
+  barrier(): void;
+  /** Runs what was recorded so far, if not much more would fit. */
+  makeRoom(calls: number): void | Promise<void>;
+}
+
+interface Check {
+  readonly at: number;
+  readonly fail: (result: number) => Error;
+}
+
+/** Runs tasks on one or more threads. */
+export class Team implements Recorder {
+  readonly threads: number;
+  /** Makes every call at once, on this thread. For what must be done when it is asked for. */
+  readonly direct: Recorder;
+  readonly #kernels: Readonly<Record<string, number>>;
+  readonly #memory: LinearMemory;
+  readonly #control: Int32Array;
+  readonly #calls: Float64Array;
+  readonly #runner: Runner;
+  readonly #handles: ThreadHandle[] = [];
+  #checks: Check[] = [];
+  #scratch = 0;
+  #scratchBytes = 0;
+  #failure: KernelError | undefined;
+  #disposed = false;
+  #epoch = 1;
+  #stage = 0;
+  #firstTask = 0;
+  #task = 0;
+  #call = 0;
+
+  private constructor({ threads, memory, exports }: TeamOptions) {
+    this.threads = threads;
+    this.#memory = memory;
+    const several = threads > 1;
+    const Buffer = several ? SharedArrayBuffer : ArrayBuffer;
+    this.#control = new Int32Array(new Buffer(4 * (CONTROL_HEADER + (several ? 2 * CONTROL_BUFFER : 0))));
+    this.#calls = new Float64Array(new Buffer(several ? 8 * 2 * CALLS * CALL_SLOTS : 0));
+    const names = kernelNames(exports);
+    this.#kernels = Object.fromEntries(names.map((name, index) => [name, index]));
+    const kernels = names.map((name) => exports[name] as CallableFunction);
+    this.#runner = createRunner({ kernels, control: this.#control, calls: this.#calls, thread: 0 });
+    this.direct = this.#directRecorder();
+  }
+
+  /**
+   * Starts the threads and waits until all are ready.
+   *
+   * @throws {RangeError} if `threads` is not from 1 to 64
+   * @throws {KernelError} if a thread cannot be started
+   */
+  static async start(options: TeamOptions): Promise<Team> {
+    const { threads, module, memory, spawn, exports } = options;
+    if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
+      throw new RangeError(`"threads" must be an integer from 1 to ${MAX_THREADS}, got ${threads}`);
+    }
+    const team = new Team(options);
+    if (threads === 1) return team;
+    if (!spawn) throw new KernelError('threads', 'this runtime has no worker threads');
+    const source = threadSource();
+    const starting: Promise<void>[] = [];
+    for (let thread = 1; thread < threads; thread++) {
+      const setup: ThreadSetup = {
+        module,
+        memory: memory.memory,
+        kernelNames: kernelNames(exports),
+        control: team.#control,
+        calls: team.#calls,
+        thread,
+      };
+      starting.push(team.#startThread(spawn, source, setup));
+    }
+    try {
+      await Promise.all(starting);
+    } catch (error) {
+      team.dispose();
+      throw error;
+    }
+    return team;
+  }
+
+  /** Why the threads cannot go on, if so. */
+  get failure(): KernelError | undefined {
+    return this.#failure;
+  }
+
+  /** Bytes of scratch memory of all threads. */
+  get scratchBytes(): number {
+    return this.#scratchBytes * this.threads;
+  }
+
+  /**
+   * Makes sure that every thread has scratch memory of its own. Not while tasks run.
+   *
+   * @param bytes for each thread
+   * @throws {MemoryError} if there is no room
+   */
+  reserveScratch(bytes: number): void {
+    if (bytes <= this.#scratchBytes) return;
+    const fresh = this.#memory.allocate(bytes * this.threads, 'scratch of the threads');
+    this.#memory.free(this.#scratch);
+    this.#scratch = fresh;
+    this.#scratchBytes = bytes;
+    for (let thread = 0; thread < this.threads; thread++) {
+      this.#control[SCRATCH + thread] = fresh + thread * bytes;
+    }
+  }
+
+  task(): void {
+    if (this.threads === 1) return;
+    this.#endTask();
+  }
+
+  call(kernel: KernelName, ...args: number[]): void {
+    if (this.threads === 1) this.#runner.call(this.#kernels[kernel], args);
+    else this.#record(kernel, args);
+  }
+
+  check(fail: (result: number) => Error, kernel: KernelName, ...args: number[]): void {
+    if (this.threads === 1) this.direct.check(fail, kernel, ...args);
+    else this.#checks.push({ at: this.#record(kernel, args), fail });
+  }
+
+  barrier(): void {
+    if (this.threads === 1) return;
+    this.#endTask();
+    if (this.#task === this.#firstTask) return;
+    const at = this.#bufferAt() + 4 + 4 * this.#stage++;
+    this.#control[at] = this.#firstTask;
+    this.#control[at + 1] = this.#task - this.#firstTask;
+    this.#control[at + 2] = 0;
+    this.#control[at + 3] = 0;
+    this.#firstTask = this.#task;
+  }
+
+  makeRoom(calls: number): void | Promise<void> {
+    if (calls >= CALLS) throw new RangeError(`a recording holds fewer than ${CALLS} calls, not ${calls}`);
+    if (this.#call + calls > CALLS || this.#stage + 16 > STAGES) return this.run();
+  }
+
+  /**
+   * Runs what was recorded.
+   *
+   * @returns nothing, or a promise if a thread is late
+   * @throws {KernelError} if a kernel threw or a thread has died
+   * @throws what the first failed check makes of its result
+   */
+  run(): void | Promise<void> {
+    if (this.threads === 1) return;
+    this.barrier();
+    if (this.#stage === 0) return;
+    if (this.#failure) throw this.#failure;
+    const control = this.#control;
+    control[this.#bufferAt()] = this.#stage;
+    this.#runner.start(this.#epoch);
+    Atomics.store(control, EPOCH, this.#epoch);
+    Atomics.notify(control, EPOCH);
+    return this.#runner.advance(PATIENCE_MS) ? this.#finish() : this.#runLate();
+  }
+
+  /** Forgets what was recorded and not run, after an error elsewhere. */
+  discard(): void {
+    this.#checks = [];
+    this.#call = 0;
+    this.#task = 0;
+    this.#firstTask = 0;
+    this.#stage = 0;
+  }
+
+  /** Ends the threads. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    Atomics.store(this.#control, STOP, 1);
+    Atomics.store(this.#control, EPOCH, -1);
+    Atomics.notify(this.#control, EPOCH);
+    for (const handle of this.#handles) handle.terminate();
+    this.#failure ??= new KernelError('threads', 'the threads have been ended');
+    this.#memory.free(this.#scratch);
+    this.#scratch = 0;
+  }
+
+  #bufferAt(): number {
+    return CONTROL_HEADER + (this.#epoch & 1) * CONTROL_BUFFER;
+  }
+
+  /** Closes the task whose calls end here; its successor starts where it ends. */
+  #endTask(): void {
+    const starts = this.#bufferAt() + STAGE_TABLE;
+    if (this.#task === 0) this.#control[starts] = 0;
+    if (this.#control[starts + this.#task] === this.#call) return;
+    this.#control[starts + ++this.#task] = this.#call;
+  }
+
+  #record(kernel: KernelName, args: number[]): number {
+    if (this.#call === CALLS) throw new RangeError(`a recording holds at most ${CALLS} calls`);
+    const at = ((this.#epoch & 1) * CALLS + this.#call++) * CALL_SLOTS;
+    const calls = this.#calls;
+    calls[at] = this.#kernels[kernel];
+    calls[at + 1] = args.length;
+    for (let i = 0; i < args.length; i++) calls[at + 2 + i] = args[i];
+    return at;
+  }
+
+  #directRecorder(): Recorder {
+    const call = (kernel: KernelName, args: number[]) => this.#runner.call(this.#kernels[kernel], args);
+    return {
+      threads: 1,
+      task: () => {},
+      call: (kernel, ...args) => void call(kernel, args),
+      check: (fail, kernel, ...args) => {
+        const result = call(kernel, args);
+        if (result !== -1) throw fail(result);
+      },
+      barrier: () => {},
+      makeRoom: () => {},
+    };
+  }
+
+  async #runLate(): Promise<void> {
+    do {
+      await new Promise((resolve) => setTimeout(resolve, 0)); // lets the news of a dead thread arrive
+      if (this.#failure) throw this.#failure;
+    } while (!this.#runner.advance(PATIENCE_MS));
+    await this.#finish();
+  }
+
+  /** After the last stage: errors, and the other buffer, which is recorded into next, must be free. */
+  #finish(): void | Promise<void> {
+    const checks = this.#checks;
+    this.discard();
+    if (Atomics.load(this.#control, FAILED) !== 0) return this.#fail();
+    const failed = checks.find(({ at }) => this.#calls[at] !== -1);
+    const error = failed?.fail(this.#calls[failed.at]);
+    const previous = this.#epoch - 1;
+    this.#epoch++;
+    const waiting = this.#waitForAcks(previous, 1000);
+    if (!error) return waiting;
+    if (!waiting) throw error;
+    return waiting.then(() => {
+      throw error;
+    });
+  }
+
+  #waitForAcks(epoch: number, spins: number): void | Promise<void> {
+    for (let i = 0; i < spins; i++) if (this.#acknowledged(epoch)) return;
+    return (async () => {
+      while (!this.#acknowledged(epoch)) {
+        if (this.#failure) throw this.#failure;
+        await new Promise((resolve) => setTimeout(resolve, 0));
+      }
+    })();
+  }
+
+  #acknowledged(epoch: number): boolean {
+    for (let thread = 1; thread < this.threads; thread++) {
+      if (Atomics.load(this.#control, ACK + thread) < epoch) return false;
+    }
+    return true;
+  }
+
+  async #fail(): Promise<void> {
+    const thread = Atomics.load(this.#control, FAILED) - 1;
+    await this.#waitForAcks(this.#epoch++, 0);
+    Atomics.store(this.#control, FAILED, 0);
+    throw new KernelError('kernel', `it stopped on thread ${thread}`, { cause: this.#runner.error() });
+  }
+
+  #startThread(spawn: SpawnThread, source: string, setup: ThreadSetup): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const give = (reason: string) => {
+        const error = new KernelError('threads', `thread ${setup.thread}: ${reason}`);
+        if (!this.#disposed) this.#failure ??= error;
+        reject(error);
+      };
+      const timer = setTimeout(() => give('it did not start in time'), START_TIMEOUT_MS);
+      const onMessage = (message: ThreadMessage) => {
+        if (message.kind !== 'ready') return;
+        clearTimeout(timer);
+        resolve();
+      };
+      const onEnd = (reason: string) => {
+        clearTimeout(timer);
+        give(reason);
+      };
+      try {
+        this.#handles.push(spawn(source, setup, onMessage, onEnd));
+      } catch (error) {
+        clearTimeout(timer);
+        reject(new KernelError('threads', 'a thread could not be started', { cause: error }));
+      }
+    });
+  }
+}
+
+function kernelNames(exports: Readonly<Record<string, unknown>>): string[] {
+  return Object.keys(exports)
+    .filter((name) => typeof exports[name] === 'function')
+    .sort();
+}
