@@ -1,5 +1,9 @@
 /** The exports of every build; what each does stands in ts/src/engine/kernels.ts. */
 
+export { attendBegin, attendBlock, attendFinish, attendMerge, finishKeys } from './attend';
+export { plainTileInt16, plainTileInt8 } from './bench';
+export { crossLayerAdvanceInt8, crossLayerEncode } from './cross-layer';
+export { addBias, addInto, argmax, findNonFinite, rmsNorm, rope, siluGate, softmaxRows } from './elementwise';
 export * from './float16';
 export { hadamardRows } from './hadamard';
 export * from './matmul-blocks';
@@ -24,4 +28,13 @@ export {
   unpackColumns,
   unpackRows,
 } from './quantize';
+export {
+  matmulTile,
+  matmulTileInt8,
+  packWeights,
+  packWeightsInt8,
+  unpackTile,
+  unpackTileInt8,
+} from './rematerialize';
 export { quantizeTile } from './tile';
+export { copyBytes, copyRows, multiplyRows, placeKeys, subtractInto } from './window';

@@ -181,14 +181,7 @@ export interface Kernels {
    * a row, and the block's sum as the offset. `block`: a multiple of 8, or at least `columns`. `tile`:
    * {@link tileBytes}.
    */
-  quantizeTile(
-    x: Pointer,
-    rows: number,
-    columns: number,
-    block: number,
-    limit: number,
-    tile: Pointer,
-  ): void;
+  quantizeTile(x: Pointer, rows: number, columns: number, block: number, limit: number, tile: Pointer): void;
   matmulF32: MatmulKernel;
   matmulF16: MatmulKernel;
   matmulBF16: MatmulKernel;

@@ -1,0 +1,477 @@
+/**
+ * Attention over one block of tokens with a running softmax: model/attention.ts, a block at a time.
+ *
+ * Keys come transposed, [kvHeads, headDim, tokens], so that lanes are tokens: a score needs no sum across
+ * lanes, and the softmax works on neighbouring scores. In the weighted sum lanes are channels of the values,
+ * or of latents, which the query heads then share (`P (X^ Wv) = (P X^) Wv`, xquant.md section 8).
+ *
+ * Up to four (query, head) rows share every load of keys and values. All of them do the same operations in the
+ * same order, so a row's result does not depend on its neighbours.
+ */
+
+import { ropeHead, rmsNorm } from './elementwise';
+import { exponential, exponentialScalar } from './exponential';
+import { madd, maxLanes, sumLanes } from './lanes';
+import { transpose4 } from './quantize';
+
+/** Bias, norm of heads, RoPE, transpose. */
+export function finishKeys(
+  keys: usize,
+  tokens: i32,
+  kvHeads: i32,
+  headDim: i32,
+  bias: usize,
+  gain: usize,
+  eps: f64,
+  cos: usize,
+  sin: usize,
+  layout: i32,
+  keysT: usize,
+  headStart: i32,
+  headEnd: i32,
+): void {
+  const headBytes = (headDim as usize) << 2;
+  const rowBytes = (kvHeads as usize) * headBytes;
+  const tableBytes = (headDim as usize) << 1;
+  const padded = (tokens + 7) & ~7;
+  const lineBytes = (padded as usize) << 2;
+  for (let h = headStart; h < headEnd; h++) {
+    const head = keys + (h as usize) * headBytes;
+    const target = keysT + (h as usize) * (headDim as usize) * lineBytes;
+    if (padded != tokens) memory.fill(target, 0, (headDim as usize) * lineBytes);
+    for (let t = 0; t < tokens; t++) {
+      const key = head + (t as usize) * rowBytes;
+      if (bias) {
+        const b = bias + (h as usize) * headBytes;
+        for (let i: usize = 0; i < headBytes; i += 16) {
+          v128.store(key + i, f32x4.add(v128.load(key + i), v128.load(b + i)));
+        }
+      }
+      if (gain) rmsNorm(key, 1, headDim, gain, eps, 0, key);
+      ropeHead(key, headDim, cos + (t as usize) * tableBytes, sin + (t as usize) * tableBytes, layout);
+    }
+    let t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+      const key = head + (t as usize) * rowBytes;
+      const column = target + ((t as usize) << 2);
+      for (let i: usize = 0; i < headBytes; i += 16) {
+        const p = key + i;
+        transpose4(
+          v128.load(p),
+          v128.load(p + rowBytes),
+          v128.load(p + 2 * rowBytes),
+          v128.load(p + 3 * rowBytes),
+          column + (i >> 2) * lineBytes,
+          lineBytes,
+        );
+      }
+    }
+    for (; t < tokens; t++) {
+      const key = head + (t as usize) * rowBytes;
+      for (let d: usize = 0; d < (headDim as usize); d++) {
+        store<f32>(target + d * lineBytes + ((t as usize) << 2), load<f32>(key + (d << 2)));
+      }
+    }
+  }
+}
+
+/** An empty running softmax. */
+export function attendBegin(maxima: usize, sums: usize, acc: usize, count: i32, width: i32): void {
+  for (let i: usize = 0; i < (count as usize); i++) {
+    store<f32>(maxima + (i << 2), -Infinity);
+    store<f32>(sums + (i << 2), 0);
+  }
+  memory.fill(acc, 0, ((count * width) as usize) << 2);
+}
+
+/**
+ * Scores of R rows against `padded` tokens, eight tokens at a time, into lines of `lineBytes`.
+ */
+// @ts-ignore: decorator
+@inline
+function scoreRows(
+  R: i32,
+  q0: usize,
+  q1: usize,
+  q2: usize,
+  q3: usize,
+  headDim: i32,
+  keysT: usize,
+  lineBytes: usize,
+  padded: i32,
+  scale: f32,
+  scores: usize,
+): void {
+  const factor = f32x4.splat(scale);
+  const headBytes = (headDim as usize) << 2;
+  const stop = keysT + ((padded as usize) << 2);
+  for (; keysT < stop; keysT += 32) {
+    let k = keysT;
+    let a0 = f32x4.splat(0);
+    let a1 = a0;
+    let b0 = a0;
+    let b1 = a0;
+    let c0 = a0;
+    let c1 = a0;
+    let d0 = a0;
+    let d1 = a0;
+    for (let i: usize = 0; i < headBytes; i += 4) {
+      const k0 = v128.load(k);
+      const k1 = v128.load(k, 16);
+      k += lineBytes;
+      let q = v128.load32_splat(q0 + i);
+      a0 = madd(k0, q, a0);
+      a1 = madd(k1, q, a1);
+      if (R > 1) {
+        q = v128.load32_splat(q1 + i);
+        b0 = madd(k0, q, b0);
+        b1 = madd(k1, q, b1);
+      }
+      if (R > 2) {
+        q = v128.load32_splat(q2 + i);
+        c0 = madd(k0, q, c0);
+        c1 = madd(k1, q, c1);
+      }
+      if (R > 3) {
+        q = v128.load32_splat(q3 + i);
+        d0 = madd(k0, q, d0);
+        d1 = madd(k1, q, d1);
+      }
+    }
+    v128.store(scores, f32x4.mul(a0, factor));
+    v128.store(scores, f32x4.mul(a1, factor), 16);
+    if (R > 1) {
+      v128.store(scores + lineBytes, f32x4.mul(b0, factor));
+      v128.store(scores + lineBytes, f32x4.mul(b1, factor), 16);
+    }
+    if (R > 2) {
+      v128.store(scores + 2 * lineBytes, f32x4.mul(c0, factor));
+      v128.store(scores + 2 * lineBytes, f32x4.mul(c1, factor), 16);
+    }
+    if (R > 3) {
+      v128.store(scores + 3 * lineBytes, f32x4.mul(d0, factor));
+      v128.store(scores + 3 * lineBytes, f32x4.mul(d1, factor), 16);
+    }
+    scores += 32;
+  }
+}
+
+/**
+ * One row of scores to unnormalized probabilities, zeros from `visible` on up to `padded`; brings maximum and sum
+ * up to date.
+ *
+ * @returns what the sums so far must be multiplied by
+ */
+function softmaxStep(scores: usize, visible: i32, padded: i32, maximum: usize, sum: usize): f32 {
+  const before = load<f32>(maximum);
+  if (visible <= 0) {
+    memory.fill(scores, 0, (padded as usize) << 2);
+    return 1;
+  }
+  const count = i32x4.splat(visible);
+  const lowest = f32x4.splat(-Infinity);
+  const stop = scores + ((padded as usize) << 2);
+  const whole = scores + (((visible & ~3) as usize) << 2);
+  let largest = lowest;
+  let p = scores;
+  for (; p < whole; p += 16) largest = f32x4.pmax(largest, v128.load(p));
+  // the lanes of the vector in which the visible tokens end
+  const seen = i32x4.lt_s(i32x4.add(i32x4.splat(visible & ~3), i32x4(0, 1, 2, 3)), count);
+  if (p < stop) largest = f32x4.pmax(largest, v128.bitselect(v128.load(p), lowest, seen));
+  const blockMaximum = maxLanes(largest);
+  const now = blockMaximum > before ? blockMaximum : before;
+  const top = f32x4.splat(now);
+  let total = f32x4.splat(0);
+  for (p = scores; p < whole; p += 16) {
+    const e = exponential(f32x4.sub(v128.load(p), top));
+    total = f32x4.add(total, e);
+    v128.store(p, e);
+  }
+  if (p < stop) {
+    const e = v128.and(exponential(f32x4.sub(v128.load(p), top)), seen);
+    total = f32x4.add(total, e);
+    v128.store(p, e);
+    p += 16;
+  }
+  for (; p < stop; p += 16) v128.store(p, f32x4.splat(0));
+  const shrink = exponentialScalar(before - now);
+  store<f32>(maximum, now);
+  store<f32>(sum, load<f32>(sum) * shrink + sumLanes(total));
+  return shrink;
+}
+
+/** acc = acc * shrink + sum over t of probability[t] * value[t], for V vectors of four channels of R rows. */
+// @ts-ignore: decorator
+@inline
+function averageRows(
+  R: i32,
+  V: i32,
+  probabilities: usize,
+  lineBytes: usize,
+  tokens: i32,
+  values: usize,
+  valueStride: usize,
+  acc0: usize,
+  acc1: usize,
+  acc2: usize,
+  acc3: usize,
+  f0: f32,
+  f1: f32,
+  f2: f32,
+  f3: f32,
+): void {
+  let a0 = f32x4.mul(v128.load(acc0), f32x4.splat(f0));
+  let a1 = a0;
+  let a2 = a0;
+  let a3 = a0;
+  let b0 = a0;
+  let b1 = a0;
+  let c0 = a0;
+  let c1 = a0;
+  let d0 = a0;
+  let d1 = a0;
+  if (V > 1) a1 = f32x4.mul(v128.load(acc0, 16), f32x4.splat(f0));
+  if (V > 2) a2 = f32x4.mul(v128.load(acc0, 32), f32x4.splat(f0));
+  if (V > 3) a3 = f32x4.mul(v128.load(acc0, 48), f32x4.splat(f0));
+  if (R > 1) {
+    b0 = f32x4.mul(v128.load(acc1), f32x4.splat(f1));
+    if (V > 1) b1 = f32x4.mul(v128.load(acc1, 16), f32x4.splat(f1));
+  }
+  if (R > 2) {
+    c0 = f32x4.mul(v128.load(acc2), f32x4.splat(f2));
+    if (V > 1) c1 = f32x4.mul(v128.load(acc2, 16), f32x4.splat(f2));
+  }
+  if (R > 3) {
+    d0 = f32x4.mul(v128.load(acc3), f32x4.splat(f3));
+    if (V > 1) d1 = f32x4.mul(v128.load(acc3, 16), f32x4.splat(f3));
+  }
+  let p0 = probabilities;
+  let p1 = p0 + lineBytes;
+  let p2 = p1 + lineBytes;
+  let p3 = p2 + lineBytes;
+  for (const stop = p0 + ((tokens as usize) << 2); p0 < stop; p0 += 4) {
+    const v0 = v128.load(values);
+    const v1 = V > 1 ? v128.load(values, 16) : v0;
+    let p = v128.load32_splat(p0);
+    a0 = madd(v0, p, a0);
+    if (V > 1) a1 = madd(v1, p, a1);
+    if (V > 2) a2 = madd(v128.load(values, 32), p, a2);
+    if (V > 3) a3 = madd(v128.load(values, 48), p, a3);
+    if (R > 1) {
+      p = v128.load32_splat(p1);
+      b0 = madd(v0, p, b0);
+      if (V > 1) b1 = madd(v1, p, b1);
+      p1 += 4;
+    }
+    if (R > 2) {
+      p = v128.load32_splat(p2);
+      c0 = madd(v0, p, c0);
+      if (V > 1) c1 = madd(v1, p, c1);
+      p2 += 4;
+    }
+    if (R > 3) {
+      p = v128.load32_splat(p3);
+      d0 = madd(v0, p, d0);
+      if (V > 1) d1 = madd(v1, p, d1);
+      p3 += 4;
+    }
+    values += valueStride;
+  }
+  v128.store(acc0, a0);
+  if (V > 1) v128.store(acc0, a1, 16);
+  if (V > 2) v128.store(acc0, a2, 32);
+  if (V > 3) v128.store(acc0, a3, 48);
+  if (R > 1) {
+    v128.store(acc1, b0);
+    if (V > 1) v128.store(acc1, b1, 16);
+  }
+  if (R > 2) {
+    v128.store(acc2, c0);
+    if (V > 1) v128.store(acc2, c1, 16);
+  }
+  if (R > 3) {
+    v128.store(acc3, d0);
+    if (V > 1) v128.store(acc3, d1, 16);
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function attendRows(
+  R: i32,
+  q: usize,
+  headDim: i32,
+  keysT: usize,
+  lineBytes: usize,
+  values: usize,
+  valueStride: usize,
+  width: i32,
+  scale: f32,
+  i0: usize,
+  i1: usize,
+  i2: usize,
+  i3: usize,
+  visible0: i32,
+  visible1: i32,
+  visible2: i32,
+  visible3: i32,
+  maxima: usize,
+  sums: usize,
+  acc: usize,
+  scratch: usize,
+): void {
+  let visible = visible0;
+  if (R > 1) visible = max(visible, visible1);
+  if (R > 2) visible = max(visible, visible2);
+  if (R > 3) visible = max(visible, visible3);
+  if (visible <= 0) return;
+  const padded = (visible + 7) & ~7;
+  const headBytes = (headDim as usize) << 2;
+  scoreRows(
+    R,
+    q + i0 * headBytes,
+    q + i1 * headBytes,
+    q + i2 * headBytes,
+    q + i3 * headBytes,
+    headDim,
+    keysT,
+    lineBytes,
+    padded,
+    scale,
+    scratch,
+  );
+  const f0 = softmaxStep(scratch, visible0, padded, maxima + (i0 << 2), sums + (i0 << 2));
+  let f1: f32 = 1;
+  let f2: f32 = 1;
+  let f3: f32 = 1;
+  if (R > 1) f1 = softmaxStep(scratch + lineBytes, visible1, padded, maxima + (i1 << 2), sums + (i1 << 2));
+  if (R > 2) f2 = softmaxStep(scratch + 2 * lineBytes, visible2, padded, maxima + (i2 << 2), sums + (i2 << 2));
+  if (R > 3) f3 = softmaxStep(scratch + 3 * lineBytes, visible3, padded, maxima + (i3 << 2), sums + (i3 << 2));
+  const bytes = (width as usize) << 2;
+  let a0 = acc + i0 * bytes;
+  let a1 = acc + i1 * bytes;
+  let a2 = acc + i2 * bytes;
+  let a3 = acc + i3 * bytes;
+  const stop = a0 + bytes;
+  if (R == 1) {
+    for (; a0 + 64 <= stop; a0 += 64) {
+      averageRows(1, 4, scratch, lineBytes, visible, values, valueStride, a0, a0, a0, a0, f0, f0, f0, f0);
+      values += 64;
+    }
+  }
+  for (; a0 + 32 <= stop; a0 += 32) {
+    averageRows(R, 2, scratch, lineBytes, visible, values, valueStride, a0, a1, a2, a3, f0, f1, f2, f3);
+    a1 += 32;
+    a2 += 32;
+    a3 += 32;
+    values += 32;
+  }
+  if (a0 < stop) averageRows(R, 1, scratch, lineBytes, visible, values, valueStride, a0, a1, a2, a3, f0, f1, f2, f3);
+}
+
+/** One block into the running softmax of many queries. */
+export function attendBlock(
+  q: usize,
+  queries: i32,
+  heads: i32,
+  kvHeads: i32,
+  headDim: i32,
+  keysT: usize,
+  tokens: i32,
+  values: usize,
+  valueStride: i32,
+  valueHeadStride: i32,
+  width: i32,
+  scale: f32,
+  firstQuery: i32,
+  firstKey: i32,
+  maxima: usize,
+  sums: usize,
+  acc: usize,
+  headStart: i32,
+  headEnd: i32,
+  queryStart: i32,
+  queryEnd: i32,
+  scratch: usize,
+): void {
+  const lineBytes = (((tokens + 7) & ~7) as usize) << 2;
+  const grouped = heads / kvHeads;
+  const strideBytes = (valueStride as usize) << 2;
+  for (let g = headStart; g < headEnd; g++) {
+    const keys = keysT + (g as usize) * (headDim as usize) * lineBytes;
+    const source = values + ((g as usize) * (valueHeadStride as usize) << 2);
+    // row r of this kv head: query r / grouped, head g * grouped + r % grouped
+    const first = queryStart * grouped;
+    const last = queryEnd * grouped;
+    const base = g * grouped;
+    for (let r = first; r < last; r += 4) {
+      const n = min(4, last - r);
+      const q0 = r / grouped;
+      const q1 = (r + 1) / grouped;
+      const q2 = (r + 2) / grouped;
+      const q3 = (r + 3) / grouped;
+      const i0 = (q0 * heads + base + r - q0 * grouped) as usize;
+      const i1 = (q1 * heads + base + r + 1 - q1 * grouped) as usize;
+      const i2 = (q2 * heads + base + r + 2 - q2 * grouped) as usize;
+      const i3 = (q3 * heads + base + r + 3 - q3 * grouped) as usize;
+      const ahead = firstQuery - firstKey + 1;
+      const v0 = min(tokens, ahead + q0);
+      const v1 = min(tokens, ahead + q1);
+      const v2 = min(tokens, ahead + q2);
+      const v3 = min(tokens, ahead + q3);
+      if (n == 4) {
+        attendRows(4, q, headDim, keys, lineBytes, source, strideBytes, width, scale, i0, i1, i2, i3, v0, v1, v2, v3, maxima, sums, acc, scratch);
+      } else if (n == 3) {
+        attendRows(3, q, headDim, keys, lineBytes, source, strideBytes, width, scale, i0, i1, i2, i0, v0, v1, v2, v0, maxima, sums, acc, scratch);
+      } else if (n == 2) {
+        attendRows(2, q, headDim, keys, lineBytes, source, strideBytes, width, scale, i0, i1, i0, i0, v0, v1, v0, v0, maxima, sums, acc, scratch);
+      } else {
+        attendRows(1, q, headDim, keys, lineBytes, source, strideBytes, width, scale, i0, i0, i0, i0, v0, v0, v0, v0, maxima, sums, acc, scratch);
+      }
+    }
+  }
+}
+
+/** Brings two running softmaxes to one maximum and adds them. */
+export function attendMerge(
+  maxima: usize,
+  sums: usize,
+  acc: usize,
+  otherMaxima: usize,
+  otherSums: usize,
+  otherAcc: usize,
+  count: i32,
+  width: i32,
+): void {
+  const bytes = (width as usize) << 2;
+  for (let n: usize = 0; n < (count as usize); n++) {
+    const otherSum = load<f32>(otherSums + (n << 2));
+    if (otherSum != 0) {
+      const a = load<f32>(maxima + (n << 2));
+      const b = load<f32>(otherMaxima + (n << 2));
+      const top = a > b ? a : b;
+      const f = exponentialScalar(a - top);
+      const g = exponentialScalar(b - top);
+      store<f32>(maxima + (n << 2), top);
+      store<f32>(sums + (n << 2), load<f32>(sums + (n << 2)) * f + otherSum * g);
+      const p = acc + n * bytes;
+      const o = otherAcc + n * bytes;
+      for (let i: usize = 0; i < bytes; i += 16) {
+        v128.store(
+          p + i,
+          f32x4.add(f32x4.mul(v128.load(p + i), f32x4.splat(f)), f32x4.mul(v128.load(o + i), f32x4.splat(g))),
+        );
+      }
+    }
+  }
+}
+
+/** Divides by the sums. */
+export function attendFinish(sums: usize, acc: usize, count: i32, width: i32): void {
+  const bytes = (width as usize) << 2;
+  for (let n: usize = 0; n < (count as usize); n++) {
+    const sum = f32x4.splat(load<f32>(sums + (n << 2)));
+    for (let i: usize = 0; i < bytes; i += 16) v128.store(acc + i, f32x4.div(v128.load(acc + i), sum));
+    acc += bytes;
+  }
+}

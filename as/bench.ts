@@ -1,0 +1,156 @@
+/** The plain tile products that the benchmark measures everything else against: integers in, integers out, no scales. */
+
+function plainWide(panels: usize, x: usize, tokens: i32, rows: i32, columns: i32, out: usize): void {
+  const rowBytes = (columns as usize) << 1;
+  const stride = (rows as usize) << 2;
+  for (let j = 0; j < rows; j += 8) {
+    const panel = panels + ((j * columns) as usize << 1);
+    let target = out + ((j as usize) << 2);
+    for (let t = 0; t < tokens; t += 4) {
+      let x0 = x + (t as usize) * rowBytes;
+      let x1 = x0 + rowBytes;
+      let x2 = x1 + rowBytes;
+      let x3 = x2 + rowBytes;
+      const end = x0 + rowBytes;
+      let w = panel;
+      let i00 = i32x4.splat(0);
+      let i01 = i00;
+      let i10 = i00;
+      let i11 = i00;
+      let i20 = i00;
+      let i21 = i00;
+      let i30 = i00;
+      let i31 = i00;
+      do {
+        let w0 = v128.load(w);
+        let w1 = v128.load(w, 16);
+        let a = v128.load32_splat(x0);
+        i00 = i32x4.add(i00, i32x4.dot_i16x8_s(w0, a));
+        i01 = i32x4.add(i01, i32x4.dot_i16x8_s(w1, a));
+        a = v128.load32_splat(x1);
+        i10 = i32x4.add(i10, i32x4.dot_i16x8_s(w0, a));
+        i11 = i32x4.add(i11, i32x4.dot_i16x8_s(w1, a));
+        a = v128.load32_splat(x2);
+        i20 = i32x4.add(i20, i32x4.dot_i16x8_s(w0, a));
+        i21 = i32x4.add(i21, i32x4.dot_i16x8_s(w1, a));
+        a = v128.load32_splat(x3);
+        i30 = i32x4.add(i30, i32x4.dot_i16x8_s(w0, a));
+        i31 = i32x4.add(i31, i32x4.dot_i16x8_s(w1, a));
+        w0 = v128.load(w, 32);
+        w1 = v128.load(w, 48);
+        a = v128.load32_splat(x0, 4);
+        i00 = i32x4.add(i00, i32x4.dot_i16x8_s(w0, a));
+        i01 = i32x4.add(i01, i32x4.dot_i16x8_s(w1, a));
+        a = v128.load32_splat(x1, 4);
+        i10 = i32x4.add(i10, i32x4.dot_i16x8_s(w0, a));
+        i11 = i32x4.add(i11, i32x4.dot_i16x8_s(w1, a));
+        a = v128.load32_splat(x2, 4);
+        i20 = i32x4.add(i20, i32x4.dot_i16x8_s(w0, a));
+        i21 = i32x4.add(i21, i32x4.dot_i16x8_s(w1, a));
+        a = v128.load32_splat(x3, 4);
+        i30 = i32x4.add(i30, i32x4.dot_i16x8_s(w0, a));
+        i31 = i32x4.add(i31, i32x4.dot_i16x8_s(w1, a));
+        w += 64;
+        x0 += 8;
+        x1 += 8;
+        x2 += 8;
+        x3 += 8;
+      } while (x0 < end);
+      v128.store(target, i00);
+      v128.store(target, i01, 16);
+      v128.store(target + stride, i10);
+      v128.store(target + stride, i11, 16);
+      v128.store(target + 2 * stride, i20);
+      v128.store(target + 2 * stride, i21, 16);
+      v128.store(target + 3 * stride, i30);
+      v128.store(target + 3 * stride, i31, 16);
+      target += 4 * stride;
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function dotBytes(w: v128, codes: v128, sum: v128): v128 {
+  return i32x4.relaxed_dot_i8x16_i7x16_add_s(w, codes, sum);
+}
+
+function plainBytes(panels: usize, x: usize, tokens: i32, rows: i32, columns: i32, out: usize): void {
+  const rowBytes = columns as usize;
+  const stride = (rows as usize) << 2;
+  for (let j = 0; j < rows; j += 8) {
+    const panel = panels + ((j * columns) as usize);
+    let target = out + ((j as usize) << 2);
+    for (let t = 0; t < tokens; t += 4) {
+      let x0 = x + (t as usize) * rowBytes;
+      let x1 = x0 + rowBytes;
+      let x2 = x1 + rowBytes;
+      let x3 = x2 + rowBytes;
+      const end = x0 + rowBytes;
+      let w = panel;
+      let i00 = i32x4.splat(0);
+      let i01 = i00;
+      let i10 = i00;
+      let i11 = i00;
+      let i20 = i00;
+      let i21 = i00;
+      let i30 = i00;
+      let i31 = i00;
+      do {
+        let w0 = v128.load(w);
+        let w1 = v128.load(w, 16);
+        let a = v128.load32_splat(x0);
+        i00 = dotBytes(w0, a, i00);
+        i01 = dotBytes(w1, a, i01);
+        a = v128.load32_splat(x1);
+        i10 = dotBytes(w0, a, i10);
+        i11 = dotBytes(w1, a, i11);
+        a = v128.load32_splat(x2);
+        i20 = dotBytes(w0, a, i20);
+        i21 = dotBytes(w1, a, i21);
+        a = v128.load32_splat(x3);
+        i30 = dotBytes(w0, a, i30);
+        i31 = dotBytes(w1, a, i31);
+        w0 = v128.load(w, 32);
+        w1 = v128.load(w, 48);
+        a = v128.load32_splat(x0, 4);
+        i00 = dotBytes(w0, a, i00);
+        i01 = dotBytes(w1, a, i01);
+        a = v128.load32_splat(x1, 4);
+        i10 = dotBytes(w0, a, i10);
+        i11 = dotBytes(w1, a, i11);
+        a = v128.load32_splat(x2, 4);
+        i20 = dotBytes(w0, a, i20);
+        i21 = dotBytes(w1, a, i21);
+        a = v128.load32_splat(x3, 4);
+        i30 = dotBytes(w0, a, i30);
+        i31 = dotBytes(w1, a, i31);
+        w += 64;
+        x0 += 8;
+        x1 += 8;
+        x2 += 8;
+        x3 += 8;
+      } while (x0 < end);
+      v128.store(target, i00);
+      v128.store(target, i01, 16);
+      v128.store(target + stride, i10);
+      v128.store(target + stride, i11, 16);
+      v128.store(target + 2 * stride, i20);
+      v128.store(target + 2 * stride, i21, 16);
+      v128.store(target + 3 * stride, i30);
+      v128.store(target + 3 * stride, i31, 16);
+      target += 4 * stride;
+    }
+  }
+}
+
+/** i16 panels times i16 rows; tokens a multiple of 4, columns of 8. */
+export function plainTileInt16(panels: usize, x: usize, tokens: i32, rows: i32, columns: i32, out: usize): void {
+  plainWide(panels, x, tokens, rows, columns, out);
+}
+
+/** i8 panels times bytes below 128 in relaxed builds; as `plainTileInt16` in plain ones. */
+export function plainTileInt8(panels: usize, x: usize, tokens: i32, rows: i32, columns: i32, out: usize): void {
+  if (ASC_FEATURE_RELAXED_SIMD) plainBytes(panels, x, tokens, rows, columns, out);
+  else plainWide(panels, x, tokens, rows, columns, out);
+}
