@@ -6,6 +6,7 @@
 
 import { FormatError, UnsupportedModelError } from '../errors.js';
 import type { Architecture, ModelConfig } from '../model/config.js';
+import { alignedCopy } from '../numerics/bytes.js';
 import { checkTokenizerSource } from '../text/tokenizer.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
 import { type StoredTensor, selectTensors, type TensorNames } from './assemble.js';
@@ -226,7 +227,7 @@ async function ropeDivisors(
     );
   }
   const bytes = await source.read(stored.offset, stored.byteLength!);
-  const divisors = new Float32Array(bytes.slice().buffer as ArrayBuffer);
+  const divisors = new Float32Array(alignedCopy(bytes));
   return divisors.map((divisor) => divisor * (linear || 1));
 }
 

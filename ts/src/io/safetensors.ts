@@ -12,6 +12,7 @@
  */
 
 import { FormatError, ShapeError } from '../errors.js';
+import { alignedCopy } from '../numerics/bytes.js';
 import { decodeBfloat16, decodeFloat16 } from '../numerics/float16.js';
 import type { ByteSource } from './source.js';
 
@@ -239,7 +240,7 @@ export function toSafeTensor(
  * @returns fresh, row-major
  */
 export function toFloat32(tensor: SafeTensor): Float32Array {
-  const buffer = tensor.bytes.slice().buffer as ArrayBuffer; // typed arrays need an aligned start
+  const buffer = alignedCopy(tensor.bytes);
   switch (tensor.dtype) {
     case 'F32':
       return new Float32Array(buffer);

@@ -9,6 +9,7 @@
  */
 
 import { ShapeError } from '../errors.js';
+import { alignedCopy } from '../numerics/bytes.js';
 import { decodeBfloat16, decodeFloat16, fromFloat16Bits } from '../numerics/float16.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
 
@@ -72,9 +73,9 @@ export function dequantizeWeights(tensor: WeightTensor): Matrix {
   if (bytes.length !== expected) {
     throw new ShapeError('dequantizeWeights', name, [`${expected} bytes`], [bytes.length]);
   }
-  if (type === 'F32') return matrix(rows, columns, new Float32Array(copyBuffer(bytes)));
-  if (type === 'F16') return matrix(rows, columns, decodeFloat16(new Uint16Array(copyBuffer(bytes))));
-  if (type === 'BF16') return matrix(rows, columns, decodeBfloat16(new Uint16Array(copyBuffer(bytes))));
+  if (type === 'F32') return matrix(rows, columns, new Float32Array(alignedCopy(bytes)));
+  if (type === 'F16') return matrix(rows, columns, decodeFloat16(new Uint16Array(alignedCopy(bytes))));
+  if (type === 'BF16') return matrix(rows, columns, decodeBfloat16(new Uint16Array(alignedCopy(bytes))));
 
   const result = matrix(rows, columns);
   const block = WEIGHT_BLOCKS[type];
@@ -229,9 +230,4 @@ function float16At(bytes: Uint8Array, at: number): number {
 
 function signed8(byte: number): number {
   return (byte << 24) >> 24;
-}
-
-/** The bytes at offset 0 of their own buffer, where any typed array can stand on them. */
-function copyBuffer(bytes: Uint8Array): ArrayBuffer {
-  return bytes.slice().buffer as ArrayBuffer;
 }
