@@ -64,8 +64,11 @@ export async function tryHttpSource(
     return rangedSource(url, total, options);
   }
   if (response.status === 206) {
+    // A server of another origin may hide the size of the file from a web page; the whole file still comes.
     await response.body?.cancel();
-    throw new LoadError(url, 'the server sent a range without saying the size of the file');
+    const whole = await request(url, options, {});
+    if (!whole.ok) throw await statusError(url, whole);
+    return memorySource(await readBody(url, whole, options), url);
   }
   return memorySource(await readBody(url, response, options), url);
 }

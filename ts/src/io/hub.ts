@@ -30,6 +30,7 @@ export interface HubOptions extends HttpSourceOptions {
 }
 
 const SCHEME = 'hf:';
+const HUB_URL = 'https://huggingface.co';
 
 /** Whether a source names something on the hub. */
 export function isHubReference(source: string): boolean {
@@ -42,7 +43,7 @@ export function isHubReference(source: string): boolean {
  * @throws {ConfigError} if it is anything else
  */
 export function parseHubReference(source: string): HubReference {
-  const match = /^hf:(?:\/\/)?([\w.-]+\/[\w.-]+)(?:\/([^@]+))?(?:@([^@\s]+))?$/.exec(source);
+  const match = /^hf:(?:\/\/)?(\w[\w.-]*\/\w[\w.-]*)(?:\/([^@]+))?(?:@([^@\s]+))?$/.exec(source);
   if (!match) throw new ConfigError('model', source, 'hf:owner/repo[/file][@revision]');
   const [, repo, file, revision = 'main'] = match;
   return { repo, revision, ...(file ? { file } : {}) };
@@ -57,7 +58,7 @@ export function hubFolder(reference: HubReference, options: HubOptions): FileFol
   const { repo, revision } = reference;
   const name = `${SCHEME}${repo}${revision === 'main' ? '' : `@${revision}`}`;
   const { hubUrl, accessToken, fetch } = options;
-  const common = { repo, revision, hubUrl, accessToken, fetch: withSignal(fetch, options.signal) };
+  const common = { repo, revision, hubUrl, accessToken, fetch: hubFetch(fetch, options.signal) };
   let listing: Promise<readonly string[]> | undefined;
   const list = () => {
     listing ??= listFiles(common, name, options.signal);
@@ -76,9 +77,9 @@ export function hubFolder(reference: HubReference, options: HubOptions): FileFol
         options.signal,
       );
       if (!info) return undefined;
-      const headers = accessToken
-        ? { ...options.headers, Authorization: `Bearer ${accessToken}` }
-        : options.headers;
+      // The token is for the hub, not for the file host that it may send us to.
+      const atHub = new URL(info.url).origin === new URL(hubUrl ?? HUB_URL).origin;
+      const headers = accessToken && atHub ? { Authorization: `Bearer ${accessToken}` } : undefined;
       return httpSource(info.url, { ...options, headers });
     },
   };
@@ -106,6 +107,16 @@ async function listFiles(
 // Only who asks for the hub loads its library.
 const loadHub = () => import('@huggingface/hub');
 
+/** An answer of the hub that is not "here it is". */
+class HubStatusError extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
 async function attempt<T>(
   action: () => Promise<T>,
   name: string,
@@ -115,15 +126,33 @@ async function attempt<T>(
     return await action();
   } catch (cause) {
     signal?.throwIfAborted();
-    const status = (cause as { statusCode?: number }).statusCode;
-    const hint =
-      status === 401 || status === 403 ? ' (is an access token needed, or the licence to be accepted?)' : '';
-    const text = status === undefined ? messageOf(cause) : `HTTP status ${status}: ${messageOf(cause)}`;
-    throw new LoadError(name, `${text}${hint}`, { cause });
+    if (!(cause instanceof HubStatusError)) throw new LoadError(name, messageOf(cause), { cause });
+    const denied = cause.status === 401 || cause.status === 403;
+    const hint = denied ? ' (is an access token needed, or a licence to be accepted?)' : '';
+    throw new LoadError(name, `HTTP status ${cause.status}${cause.message}${hint}`, { cause });
   }
 }
 
-/** The library takes no signal, but it takes a `fetch`. */
-function withSignal(send: typeof fetch | undefined, signal: AbortSignal | undefined): typeof fetch {
-  return (input, init) => (send ?? fetch)(input, { ...init, signal: signal ?? init?.signal });
+/**
+ * The `fetch` that the library gets. It brings the signal, which the library does not take, and it reports
+ * failures itself: the library loses the status when an error announced as JSON is not JSON.
+ */
+function hubFetch(send: typeof fetch | undefined, signal: AbortSignal | undefined): typeof fetch {
+  return async (input, init) => {
+    const response = await (send ?? fetch)(input, { ...init, signal: signal ?? init?.signal });
+    const noSuchFile = response.headers.get('x-error-code') === 'EntryNotFound'; // the library's own case
+    if (response.ok || noSuchFile) return response;
+    const said = response.headers.get('x-error-message') ?? errorIn(await response.text());
+    throw new HubStatusError(response.status, said ? `: ${said}` : '');
+  };
+}
+
+/** `{ "error": "Repository not found" }`. */
+function errorIn(body: string): string | undefined {
+  try {
+    const { error } = JSON.parse(body) as { error?: unknown };
+    return typeof error === 'string' ? error : undefined;
+  } catch {
+    return undefined; // a page for people: the status has to do
+  }
 }
