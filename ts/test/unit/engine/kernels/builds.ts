@@ -1,0 +1,156 @@
+/**
+ * The builds that this runtime can run, and a memory to run them on.
+ *
+ * Node 20 has relaxed SIMD only with --experimental-wasm-relaxed-simd; without it those tests are skipped, and
+ * the reason is printed.
+ *
+ * @module
+ */
+
+import { describe, expect } from 'vitest';
+import type { Kernels } from '../../../../src/engine/kernels.js';
+import {
+  compileKernels,
+  detectFeatures,
+  instantiateKernels,
+  WASM_BUILDS,
+  type WasmBuild,
+} from '../../../../src/engine/load-wasm.js';
+
+/** Kernels and their memory, handed out piece by piece; {@link Bench.reset} takes everything back. */
+export class Bench {
+  readonly kernels: Kernels;
+  readonly build: WasmBuild;
+  readonly #memory: WebAssembly.Memory;
+  #top = 1024;
+
+  constructor(kernels: Kernels, build: WasmBuild, memory: WebAssembly.Memory) {
+    this.kernels = kernels;
+    this.build = build;
+    this.#memory = memory;
+  }
+
+  /** Frees everything. */
+  reset(): void {
+    this.#top = 1024;
+  }
+
+  /**
+   * Memory full of 0xA5, so that a kernel that relies on zeros is found out; 64 bytes of it behind the end are
+   * watched by {@link Bench.guard}.
+   *
+   * @returns a byte offset, a multiple of 16
+   */
+  reserve(bytes: number): number {
+    const at = this.#top;
+    this.#top = Math.ceil((at + bytes) / 16) * 16 + 64;
+    const missing = this.#top - this.#memory.buffer.byteLength;
+    if (missing > 0) this.#memory.grow(Math.ceil(missing / 65536));
+    this.bytes(at, this.#top - at).fill(0xa5);
+    return at;
+  }
+
+  /** Whether the bytes behind an area are untouched. */
+  guard(at: number, bytes: number): boolean {
+    return this.bytes(at + bytes, 48).every((byte) => byte === 0xa5);
+  }
+
+  /** Puts data into memory. */
+  put(data: Float32Array | Uint8Array | Uint16Array | Int16Array | Int32Array): number {
+    const at = this.reserve(data.byteLength);
+    this.bytes(at, data.byteLength).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    return at;
+  }
+
+  bytes(at: number, count: number): Uint8Array {
+    return new Uint8Array(this.#memory.buffer, at, count);
+  }
+
+  /** A copy. */
+  readBytes(at: number, count: number): Uint8Array {
+    return this.bytes(at, count).slice();
+  }
+
+  /** A copy. */
+  readFloats(at: number, count: number): Float32Array {
+    return new Float32Array(this.readBytes(at, count * 4).slice().buffer);
+  }
+
+  /** A copy. */
+  readHalves(at: number, count: number): Uint16Array {
+    return new Uint16Array(this.readBytes(at, count * 2).slice().buffer);
+  }
+
+  /** A copy. */
+  readInts(at: number, count: number): Int32Array {
+    return new Int32Array(this.readBytes(at, count * 4).slice().buffer);
+  }
+}
+
+/** Instantiates one build. */
+export async function openBench(build: WasmBuild): Promise<Bench> {
+  const shared = build.endsWith('-threads');
+  const kernel = build.startsWith('relaxed') ? 'relaxed' : 'simd';
+  const compiled = await compileKernels({ kernel, shared });
+  const memory = new WebAssembly.Memory(shared ? { initial: 64, maximum: 65536, shared } : { initial: 64 });
+  return new Bench(instantiateKernels(compiled, memory), build, memory);
+}
+
+type Numbers = Float32Array | Uint8Array | Uint16Array | Int32Array;
+
+/** Requires the same length and the same bits, signs of zeros included. */
+export function expectSameBits(actual: Numbers, expected: Numbers): void {
+  expect(actual.length).toBe(expected.length);
+  const bytes = (numbers: Numbers): Uint8Array =>
+    new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
+  const [a, b] = [bytes(actual), bytes(expected)];
+  if (Buffer.compare(a, b) === 0) return;
+  const at = actual.findIndex((value, i) => !Object.is(value, expected[i]));
+  // two NaN with other bits are the same number to us
+  if (at < 0) return;
+  expect.fail(`element ${at} is ${actual[at]}, not ${expected[at]}`);
+}
+
+/**
+ * Requires every error to be within its bound; a bound is a sum of rounding errors, never a fitted number.
+ *
+ * @returns the largest error as a part of its bound
+ */
+export function expectWithin(
+  actual: Float32Array,
+  expected: ArrayLike<number>,
+  bound: (index: number) => number,
+): number {
+  expect(actual.length).toBe(expected.length);
+  let worst = 0;
+  for (let i = 0; i < actual.length; i++) {
+    const error = Math.abs(actual[i] - expected[i]);
+    const allowed = bound(i);
+    if (!(error <= allowed)) {
+      expect.fail(`element ${i} is ${actual[i]}, not ${expected[i]}: off by ${error}, allowed ${allowed}`);
+    }
+    if (allowed > 0) worst = Math.max(worst, error / allowed);
+  }
+  return worst;
+}
+
+/** Runs a suite on each build: tiny test files, one suite. */
+export function forEachBuild(suite: (open: () => Bench) => void): void {
+  const features = detectFeatures();
+  for (const build of WASM_BUILDS) {
+    const lacking =
+      (build.startsWith('relaxed') && !features.relaxedSimd) ||
+      (build.endsWith('threads') && !features.threads);
+    const reason = lacking
+      ? ' (skipped: this runtime lacks it; Node 20: --experimental-wasm-relaxed-simd)'
+      : '';
+    describe.skipIf(lacking)(`${build}${reason}`, async () => {
+      const bench = lacking ? undefined : await openBench(build);
+      suite(() => {
+        if (!bench) throw new Error('not run');
+        bench.reset();
+        return bench;
+      });
+    });
+  }
+}
