@@ -30,6 +30,7 @@ export {
 } from './quantize';
 export {
   matmulTile,
+  matmulTileFloat,
   matmulTileInt8,
   packWeights,
   packWeightsInt8,

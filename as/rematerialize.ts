@@ -398,8 +398,9 @@ export function packWeightsInt8(
   }
 }
 
-/** Tile times key weights. */
-export function matmulTile(
+// @ts-ignore: decorator
+@inline
+function multiplyTile(
   weights: usize,
   tile: usize,
   tokens: i32,
@@ -411,6 +412,7 @@ export function matmulTile(
   out: usize,
   outStride: i32,
   accumulate: i32,
+  withOffsets: bool,
 ): void {
   const padded = padColumns(columns);
   const blocks = blockCount(columns, block);
@@ -424,7 +426,7 @@ export function matmulTile(
     panelTimesRows(
       weights + p * ((padded as usize) << 4),
       panelScales + p * ((blocks as usize) << 5),
-      panelOffsets + p * ((blocks as usize) << 5),
+      withOffsets ? panelOffsets + p * ((blocks as usize) << 5) : 0,
       tile,
       (padded as usize) << 1,
       scales,
@@ -439,6 +441,40 @@ export function matmulTile(
       accumulate != 0,
     );
   }
+}
+
+/** Tile of codes times key weights. */
+export function matmulTile(
+  weights: usize,
+  tile: usize,
+  tokens: i32,
+  rows: i32,
+  columns: i32,
+  block: i32,
+  rowStart: i32,
+  rowEnd: i32,
+  out: usize,
+  outStride: i32,
+  accumulate: i32,
+): void {
+  multiplyTile(weights, tile, tokens, rows, columns, block, rowStart, rowEnd, out, outStride, accumulate, true);
+}
+
+/** Tile of f32 rows times key weights: the values have no minimum, so there are no offsets. */
+export function matmulTileFloat(
+  weights: usize,
+  tile: usize,
+  tokens: i32,
+  rows: i32,
+  columns: i32,
+  block: i32,
+  rowStart: i32,
+  rowEnd: i32,
+  out: usize,
+  outStride: i32,
+  accumulate: i32,
+): void {
+  multiplyTile(weights, tile, tokens, rows, columns, block, rowStart, rowEnd, out, outStride, accumulate, false);
 }
 
 /** Writes four sums of eight outputs, or the first `valid` of them. */

@@ -78,6 +78,24 @@ export type MatmulKernel = (
   scratch: Pointer,
 ) => void;
 
+/** A tile times key weights; both were made with the same `columns` and `block`. */
+export type TileProductKernel = (
+  packedWeights: Pointer,
+  tile: Pointer,
+  tokens: number,
+  /** Output rows of the whole matrix. */
+  rows: number,
+  columns: number,
+  block: number,
+  rowStart: number,
+  rowEnd: number,
+  /** f32, element (token, row) at `token * outStride + row`. */
+  out: Pointer,
+  outStride: number,
+  /** 1 adds to what is there, 0 overwrites. */
+  accumulate: number,
+) => void;
+
 /** Rows of a file to panels. `source` as in the file (any alignment), `target`: {@link panelBytes}. */
 export type RepackKernel = (source: Pointer, rows: number, columns: number, target: Pointer) => void;
 
@@ -249,24 +267,17 @@ export interface Kernels {
     target: Pointer,
   ): void;
   /**
-   * `linear(dequantizeMatrix(codes), weights)`, or of an f32 tile: [tokens, rows] into out, element (token, row) at
-   * `token * outStride + row`; `accumulate` = 1 adds to what is there. `block` as given to both operands.
+   * `linear(dequantizeMatrix(codes), weights)`, codes from {@link Kernels.unpackTile}: [tokens, rows] into out, element
+   * (token, row) at `token * outStride + row`; `accumulate` = 1 adds to what is there. `block` as given to both operands.
    */
-  matmulTile(
-    packedWeights: Pointer,
-    tile: Pointer,
-    tokens: number,
-    rows: number,
-    columns: number,
-    block: number,
-    rowStart: number,
-    rowEnd: number,
-    out: Pointer,
-    outStride: number,
-    accumulate: number,
-  ): void;
+  matmulTile: TileProductKernel;
   /**
-   * The three above for `keyWeights: 'int8'` and codes of 1 to 4 bits. Relaxed builds keep bytes and use the 8-bit
+   * `linear(x, weights)` of f32 rows, tile from {@link Kernels.quantizeTile}, weights from {@link Kernels.packWeights}
+   * without channel scales; otherwise as {@link Kernels.matmulTile}. Limits: {@link INTEGER_LIMITS}.
+   */
+  matmulTileFloat: TileProductKernel;
+  /**
+   * `unpackTile`, `packWeights` and `matmulTile` for `keyWeights: 'int8'` and codes of 1 to 4 bits. Relaxed builds keep bytes and use the 8-bit
    * multiply-add; plain builds do what the 16-bit kernels do with limit 127. Same results, to a rounding.
    */
   unpackTileInt8(
@@ -291,19 +302,7 @@ export interface Kernels {
     channelMins: Pointer,
     target: Pointer,
   ): void;
-  matmulTileInt8(
-    packedWeights: Pointer,
-    tile: Pointer,
-    tokens: number,
-    rows: number,
-    columns: number,
-    block: number,
-    rowStart: number,
-    rowEnd: number,
-    out: Pointer,
-    outStride: number,
-    accumulate: number,
-  ): void;
+  matmulTileInt8: TileProductKernel;
 
   // ---- the cross-layer path (cache/accumulator.ts, cache/xquant-cl.ts) ---------------------------------------
 
@@ -546,6 +545,7 @@ const KERNEL_NAMES = [
   'unpackTile',
   'packWeights',
   'matmulTile',
+  'matmulTileFloat',
   'unpackTileInt8',
   'packWeightsInt8',
   'matmulTileInt8',
