@@ -65,8 +65,9 @@ export function selectTensors<T extends TensorInfo>(
   ignored: (name: string) => boolean = () => false,
 ): T[] {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
-  const wanted = expectedShapes(config, names);
-  for (const [name, shape] of wanted) {
+  const wanted = new Set<string>();
+  // One by one: a config that claims 2^40 layers fails at the first that is missing.
+  for (const [name, shape] of expectedShapes(config, names)) {
     const tensor = byName.get(name);
     if (!tensor) throw new FormatError(path, name, 'the tensor is missing');
     if (!(WEIGHT_TYPES as readonly string[]).includes(tensor.type)) {
@@ -79,6 +80,7 @@ export function selectTensors<T extends TensorInfo>(
     if (tensor.shape.length !== shape.length || tensor.shape.some((size, i) => size !== shape[i])) {
       throw new ShapeError(path, name, shape, tensor.shape);
     }
+    wanted.add(name);
   }
   const selected: T[] = [];
   for (const tensor of tensors) {
@@ -92,7 +94,7 @@ export function selectTensors<T extends TensorInfo>(
 }
 
 /** Every tensor of a model, with its shape. */
-function expectedShapes(config: ModelConfig, names: TensorNames): Map<string, readonly number[]> {
+function* expectedShapes(config: ModelConfig, names: TensorNames): Generator<[string, readonly number[]]> {
   const { hiddenSize, intermediateSize, vocabSize, headDim } = config;
   const { queryDim, kvDim } = derivedSizes(config);
   const layer: Partial<Record<LayerRole, readonly number[]>> = {
@@ -109,15 +111,14 @@ function expectedShapes(config: ModelConfig, names: TensorNames): Map<string, re
   if (config.architecture === 'qwen2') Object.assign(layer, { bQ: [queryDim], bK: [kvDim], bV: [kvDim] });
   if (config.architecture === 'qwen3') Object.assign(layer, { queryNorm: [headDim], keyNorm: [headDim] });
 
-  const shapes = new Map<string, readonly number[]>([[names.embedding, [vocabSize, hiddenSize]]]);
+  yield [names.embedding, [vocabSize, hiddenSize]];
   for (let i = 0; i < config.numHiddenLayers; i++) {
     for (const [role, shape] of Object.entries(layer)) {
-      shapes.set(names.layerPrefix(i) + names.layer[role as LayerRole], shape);
+      yield [names.layerPrefix(i) + names.layer[role as LayerRole], shape];
     }
   }
-  shapes.set(names.outputNorm, [hiddenSize]);
-  if (!config.tieWordEmbeddings) shapes.set(names.output, [vocabSize, hiddenSize]);
-  return shapes;
+  yield [names.outputNorm, [hiddenSize]];
+  if (!config.tieWordEmbeddings) yield [names.output, [vocabSize, hiddenSize]];
 }
 
 /**

@@ -23,3 +23,16 @@ export function checkConfig(config: ModelConfig, path: string): ModelConfig {
   }
   return config;
 }
+
+// Real heads have 64 to 256 channels.
+const MAX_HEAD_DIM = 2 ** 16;
+
+/**
+ * Requires a head size that memory may be allocated for.
+ *
+ * @throws {FormatError} names the file
+ */
+export function checkHeadDim(headDim: number, path: string): void {
+  if (Number.isInteger(headDim) && headDim >= 2 && headDim <= MAX_HEAD_DIM && headDim % 2 === 0) return;
+  throw new FormatError(path, 'head size', `must be an even number up to ${MAX_HEAD_DIM}, got ${headDim}`);
+}

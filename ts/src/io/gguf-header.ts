@@ -272,14 +272,17 @@ const BEHIND_PREFIX = Symbol('behind the prefix');
 /** Reads little-endian values one after the other, and knows where it is. */
 class HeaderReader {
   position = 0;
+  private readonly bytes: Uint8Array;
   private readonly view: DataView;
 
   constructor(
-    private readonly bytes: Uint8Array,
+    prefix: Uint8Array,
     readonly fileSize: number,
     readonly path: string,
   ) {
-    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    // Not the prefix itself: slice() of a Node Buffer would not copy.
+    this.bytes = new Uint8Array(prefix.buffer, prefix.byteOffset, prefix.byteLength);
+    this.view = new DataView(prefix.buffer, prefix.byteOffset, prefix.byteLength);
   }
 
   /** Moves on by `length` bytes and gives the place before, or throws if they are not there. */

@@ -10,7 +10,7 @@ import { alignedCopy } from '../numerics/bytes.js';
 import { checkTokenizerSource } from '../text/tokenizer.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
 import { type StoredTensor, selectTensors, type TensorNames } from './assemble.js';
-import { checkConfig } from './check-config.js';
+import { checkConfig, checkHeadDim } from './check-config.js';
 import { type GgufHeader, type GgufTensorInfo, readGgufHeader } from './gguf-header.js';
 import { summarizeTypes, type TensorInfo } from './model-file.js';
 import type { OpenModel } from './open-model.js';
@@ -126,6 +126,7 @@ async function readConfig(metadata: Metadata, header: GgufHeader, source: ByteSo
   const numAttentionHeads = metadata.requiredSize(key('attention.head_count'));
   const numKeyValueHeads = metadata.size(key('attention.head_count_kv')) ?? numAttentionHeads;
   const headDim = metadata.size(key('attention.key_length')) ?? hiddenSize / numAttentionHeads;
+  checkHeadDim(headDim, path);
   const valueLength = metadata.size(key('attention.value_length')) ?? headDim;
   if (valueLength !== headDim) {
     throw new UnsupportedModelError(

@@ -9,7 +9,7 @@ import { ARCHITECTURES, type Architecture, type ModelConfig } from '../model/con
 import { checkTokenizerSource } from '../text/tokenizer.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
 import { type StoredTensor, selectTensors, type TensorNames } from './assemble.js';
-import { checkConfig } from './check-config.js';
+import { checkConfig, checkHeadDim } from './check-config.js';
 import { summarizeTypes, type TensorInfo } from './model-file.js';
 import type { OpenModel } from './open-model.js';
 import { ropeDivisorsOf } from './rope-scaling.js';
@@ -118,6 +118,7 @@ export function readConfig(json: Json, path: string): ModelConfig {
   const hiddenSize = number('hidden_size');
   const numAttentionHeads = number('num_attention_heads');
   const headDim = number('head_dim', hiddenSize / numAttentionHeads);
+  checkHeadDim(headDim, path);
   // transformers 5 moved theta and scaling into one object.
   const scaling = json.rope_parameters ?? json.rope_scaling;
   const scalingTheta = isObject(scaling) ? scaling.rope_theta : undefined;

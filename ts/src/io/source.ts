@@ -53,12 +53,14 @@ export interface FileFolder {
  * @param bytes kept, not copied
  */
 export function memorySource(bytes: Uint8Array, name: string): ByteSource {
+  // Node's Buffer is a Uint8Array whose slice() does not copy; nobody here should have to think of that.
+  const plain = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   return {
     name,
     size: bytes.length,
     async read(offset, length) {
       assertInside(name, bytes.length, offset, length);
-      return bytes.subarray(offset, offset + length);
+      return plain.subarray(offset, offset + length);
     },
     async close() {},
   };

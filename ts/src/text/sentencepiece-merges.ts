@@ -5,6 +5,9 @@
  * @module
  */
 
+// SentencePiece itself stops at 16 by default. Without a limit a hostile token of a megabyte would take hours.
+const MAX_TOKEN_LENGTH = 256;
+
 /**
  * Every way to make a token from two others, best score first. The order among equal scores is that of
  * transformers' `generate_merges`: longer left part, then longer right part, then by ids.
@@ -26,6 +29,7 @@ export function mergesFromScores(
     [];
   for (const [token, id] of idOf) {
     const characters = Array.from(token); // by code point: a surrogate pair is one character
+    if (characters.length > MAX_TOKEN_LENGTH) continue;
     const ways: typeof merges = [];
     let at = 0;
     for (let length = 1; length < characters.length; length++) {

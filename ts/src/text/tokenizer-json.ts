@@ -98,10 +98,11 @@ export function templateIds(
 }
 
 /**
- * Rewrites two pre-tokenizers whose behaviour in the library differs from that of Rust `tokenizers`:
+ * Rewrites three pre-tokenizers whose behaviour in the library differs from that of Rust `tokenizers`:
  *
  * - `ByteLevel` cuts with a JavaScript pattern, whose `\s` includes U+FEFF and lacks U+0085. As a `Split` the
  *   same pattern is translated faithfully.
+ * - `Digits` knows the ten ASCII digits only; it should know every number of Unicode.
  * - `Metaspace` does not cut at all; by default it should, in front of every U+2581.
  */
 export function forLibrary(json: TokenizerJson): TokenizerJson {
@@ -122,6 +123,7 @@ function rewrite(preTokenizer: unknown): unknown {
   ) {
     return sequence(split(GPT2_PATTERN), { ...preTokenizer, use_regex: false });
   }
+  if (preTokenizer.type === 'Digits') return split(preTokenizer.individual_digits ? '\\p{N}' : '\\p{N}+');
   if (preTokenizer.type === 'Metaspace' && preTokenizer.split !== false) {
     return sequence(preTokenizer, split('▁[^▁]*|[^▁]+'));
   }

@@ -208,6 +208,17 @@ describe('config.json', () => {
     );
   });
 
+  it('claiming 2^40 layers is refused at the first that is missing', async () => {
+    const files = tinyFolder();
+    files.set(
+      'config.json',
+      json({ ...LLAMA, num_key_value_heads: 2, tie_word_embeddings: true, num_hidden_layers: 2 ** 40 }),
+    );
+    const error = await loadModelFile(asFiles(files)).catch((caught) => caught);
+    expect(error).toBeInstanceOf(FormatError);
+    expect(error.message).toMatch(/model\.layers\.2\.input_layernorm\.weight: the tensor is missing/);
+  });
+
   it('limits the context to the window of Mistral, not to one that Qwen switches off', () => {
     const window = { sliding_window: 1000 };
     expect(readConfig({ ...LLAMA, ...window, model_type: 'mistral' }, 'c').maxPositionEmbeddings).toBe(1000);
@@ -217,6 +228,13 @@ describe('config.json', () => {
     expect(
       readConfig({ ...LLAMA, sliding_window: null, model_type: 'mistral' }, 'c').maxPositionEmbeddings,
     ).toBe(4096);
+  });
+
+  it('with absurd sizes is refused before anything is allocated', () => {
+    for (const head_dim of [1e15, 3, 16.5, 0, -2]) {
+      const scaled = { ...LLAMA, head_dim, rope_scaling: { type: 'linear', factor: 2 } };
+      expect(() => readConfig(scaled, 'c')).toThrow(/head size: must be an even number/);
+    }
   });
 
   it('reads scaling under its old and its new name', () => {

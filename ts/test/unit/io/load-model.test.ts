@@ -40,6 +40,8 @@ describe('loadModelFile', () => {
     const path = join(root, 'tiny.gguf');
     writeFileSync(path, gguf);
     await loadAndCheck(gguf);
+    // A Buffer, which is a Uint8Array that behaves differently, at an odd place of its memory.
+    await loadAndCheck(Buffer.concat([Buffer.of(0), gguf]).subarray(1));
     await loadAndCheck(gguf.slice().buffer as ArrayBuffer);
     await loadAndCheck(new Blob([gguf as Uint8Array<ArrayBuffer>]));
     await loadAndCheck(path);
