@@ -1,0 +1,141 @@
+/**
+ * From `--model` and `--backend` to a model that runs. The only file of the command line that knows which
+ * implementations there are.
+ *
+ * @module
+ */
+
+import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
+import type { FactoredMatrix, LatentFactors, ModelCache } from '../cache/types.js';
+import { loadModelFile } from '../io/load-model.js';
+import type { ModelFile, ModelHeader } from '../io/model-file.js';
+import { type FactorName, factorsOfCache, readFactors } from '../io/svd-factors.js';
+import type { LanguageModel } from '../model/language-model.js';
+import { pauseForEvents } from '../model/pause.js';
+import { ReferenceModel } from '../model/transformer.js';
+import { referenceWeights } from '../model/weights.js';
+import { Tokenizer } from '../text/tokenizer.js';
+import { usage } from './errors.js';
+import type { ModelOptions } from './options.js';
+import { withProgress } from './progress.js';
+import { readInput, type Terminal } from './terminal.js';
+
+/** Implementations that can be named; the first is the default. */
+export const BACKENDS = ['reference'] as const;
+
+/** One of {@link BACKENDS}. */
+export type BackendName = (typeof BACKENDS)[number];
+
+/** Factors of a model that are computed when first asked for. */
+interface FactorStore {
+  factors(layer: number, matrix: FactoredMatrix): LatentFactors;
+  preset(layer: number, matrix: FactoredMatrix, factors: LatentFactors): void;
+}
+
+/** A model that is loaded, and what belongs to it. */
+export interface OpenedModel {
+  readonly model: LanguageModel;
+  readonly header: ModelHeader;
+  readonly fingerprint: string;
+  readonly tokenizer: Tokenizer;
+  readonly factors: FactorStore;
+}
+
+const OPENERS: Readonly<
+  Record<BackendName, (file: ModelFile) => Promise<{ model: LanguageModel; factors: FactorStore }>>
+> = {
+  async reference(file) {
+    const model = new ReferenceModel(file.config, referenceWeights(file.weights));
+    return { model, factors: model.factors };
+  },
+};
+
+/**
+ * Loads a model, uses it, and frees it however that ends.
+ *
+ * @throws what loading throws; see `loadModelFile`
+ */
+export async function withModel<T>(
+  options: ModelOptions,
+  terminal: Terminal,
+  use: (opened: OpenedModel) => Promise<T>,
+): Promise<T> {
+  const opened = await openModel(options, terminal);
+  try {
+    if (options.svd !== undefined) await presetFactors(opened, options.svd, terminal);
+    return await use(opened);
+  } finally {
+    await opened.model.dispose();
+  }
+}
+
+async function openModel(options: ModelOptions, terminal: Terminal): Promise<OpenedModel> {
+  const { signal } = terminal;
+  const file = await withProgress(terminal, 'loading', (update) =>
+    loadModelFile(options.model, {
+      signal,
+      onProgress: ({ loadedBytes, totalBytes }) => update(loadedBytes, totalBytes ?? loadedBytes),
+    }),
+  );
+  const tokenizer = new Tokenizer(file.tokenizer);
+  const { weights: _weights, fingerprint, ...header } = file;
+  return { ...(await OPENERS[options.backend](file)), header, fingerprint, tokenizer };
+}
+
+async function presetFactors(
+  { header, fingerprint, factors }: OpenedModel,
+  path: string,
+  terminal: Terminal,
+): Promise<void> {
+  const owner = { config: header.config, fingerprint };
+  for (const each of readFactors(await readInput(path, terminal), path, owner)) {
+    factors.preset(each.layer, each.matrix, each.factors);
+  }
+}
+
+/**
+ * An empty cache; factors that it needs are computed before, with a progress bar.
+ *
+ * @throws {UsageError} if the cache does not fit the model
+ */
+export async function createCache(
+  opened: OpenedModel,
+  cache: CacheRequest | string,
+  terminal: Terminal,
+): Promise<ModelCache> {
+  await prepareCaches(opened, [cache], terminal);
+  return opened.model.createCache(cache);
+}
+
+/**
+ * Computes the factors that caches need.
+ *
+ * @throws {UsageError} if a cache does not fit the model
+ */
+export async function prepareCaches(
+  opened: OpenedModel,
+  caches: readonly (CacheRequest | string)[],
+  terminal: Terminal,
+): Promise<void> {
+  const { config } = opened.model;
+  const names = caches.flatMap((cache) => {
+    const options = usage(() => resolveCacheOptions(cache, config));
+    return factorsOfCache(options, config.numHiddenLayers);
+  });
+  await computeFactors(opened.factors, names, terminal);
+}
+
+/** Computes factors one by one, so that Ctrl-C is heard between them. */
+export async function computeFactors(
+  factors: Pick<FactorStore, 'factors'>,
+  names: readonly FactorName[],
+  terminal: Terminal,
+): Promise<void> {
+  await withProgress(terminal, 'factoring', async (update) => {
+    for (const [done, { layer, matrix }] of names.entries()) {
+      await pauseForEvents(terminal.signal);
+      update(done, names.length);
+      factors.factors(layer, matrix);
+    }
+  });
+}

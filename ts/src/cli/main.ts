@@ -1,0 +1,30 @@
+#!/usr/bin/env node
+/**
+ * The `xquant` executable: connects the command line to this process.
+ *
+ * @module
+ */
+
+import { EXIT, Interruption } from './errors.js';
+import { runCli } from './program.js';
+
+const controller = new AbortController();
+
+process.on('SIGINT', () => {
+  // The second Ctrl-C does not wait for anything to notice the first.
+  if (controller.signal.aborted) process.exit(EXIT.interrupted);
+  controller.abort(new Interruption(EXIT.interrupted));
+});
+
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    // `xquant ... | head`: nobody reads any more, which is no failure.
+    if (error.code === 'EPIPE') controller.abort(new Interruption(EXIT.ok));
+    else throw error;
+  });
+}
+
+const { stdin, stdout, stderr } = process;
+process.exitCode = await runCli(process.argv.slice(2), { stdin, stdout, stderr, signal: controller.signal });
+// An unread pipe on stdin would keep the process alive.
+stdin.destroy();

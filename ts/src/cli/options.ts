@@ -1,0 +1,232 @@
+/**
+ * Options that several commands share, and how their values are read.
+ *
+ * @module
+ */
+
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { CACHE_VARIANTS, cacheOptionNames, parseCacheSpec } from '../cache/presets.js';
+import { DEFAULT_CACHE } from '../generate.js';
+import { assertSamplingOptions, type SamplingOptions } from '../sampling.js';
+import { BACKENDS, type BackendName } from './backend.js';
+import { UsageError, usage } from './errors.js';
+
+/** The model that is used unless another one is named. */
+const DEFAULT_MODEL = 'books-mha';
+
+/** Of every command. */
+export interface CommonOptions {
+  readonly json?: boolean;
+  readonly verbose?: boolean;
+}
+
+/** Of commands that have a result to write. */
+export interface OutputOptions {
+  readonly output?: string;
+}
+
+/** Of commands that run a model. */
+export interface ModelOptions extends CommonOptions {
+  readonly model: string;
+  readonly backend: BackendName;
+  readonly svd?: string;
+}
+
+/** Of commands that sample. */
+export interface SamplingFlags {
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+  readonly repetitionWindow: number;
+  readonly logitBias: ReadonlyMap<number, number>;
+  readonly seed: number;
+}
+
+/** Adds `--json` and `--verbose`. */
+export function addCommonOptions(command: Command, json: string): Command {
+  return command.option('--json', json).option('--verbose', 'more on stderr; errors with their stack', false);
+}
+
+/** Adds `--output`. */
+export function addOutputOption(command: Command): Command {
+  return command.option(
+    '-o, --output <file>',
+    'write to a file, once everything has worked, instead of stdout',
+  );
+}
+
+/** Adds `--model`. */
+export function addModelOption(command: Command): Command {
+  return command.option(
+    '-m, --model <model>',
+    'books-mha or books-gqa (in a clone), a .gguf file, a Hugging Face folder, a URL, or hf:owner/repo[/file]',
+    DEFAULT_MODEL,
+  );
+}
+
+/** Adds what every command that runs a model takes. */
+export function addRunOptions(command: Command): Command {
+  return addModelOption(command)
+    .addOption(
+      new Option('--backend <name>', 'implementation that runs the model')
+        .choices(BACKENDS)
+        .default(BACKENDS[0]),
+    )
+    .option('--svd <file>', 'factors for the latent forms, from "xquant svd"; computed if not given');
+}
+
+/** Adds `--cache` for one cache. */
+export function addCacheOption(command: Command): Command {
+  return command
+    .addOption(
+      new Option('-c, --cache <cache>', 'cache, see below')
+        .default(DEFAULT_CACHE)
+        .argParser(parseCacheArgument),
+    )
+    .addHelpText('after', cacheHelp());
+}
+
+/** Adds `--cache` for several caches. */
+export function addCacheListOption(
+  command: Command,
+  defaultCaches: readonly string[],
+  shown: string,
+): Command {
+  return command
+    .addOption(
+      new Option('-c, --cache <caches>', 'caches, separated by commas, see below')
+        .default(defaultCaches, shown)
+        .argParser(parseCacheList),
+    )
+    .addHelpText('after', cacheHelp());
+}
+
+/** Adds `--stop`. */
+export function addStopOption(command: Command, description: string): Command {
+  return command.addOption(
+    new Option('--stop <text>', `${description}; repeatable`).default([], 'none').argParser(collect),
+  );
+}
+
+/** Adds the sampling options. */
+export function addSamplingOptions(command: Command): Command {
+  return command
+    .option('-t, --temperature <number>', '0 always takes the most likely token', parseNumber, 0.8)
+    .option('--top-k <count>', 'keep this many most likely tokens; 0 keeps all', parseCount, 40)
+    .option(
+      '--top-p <fraction>',
+      'keep the most likely tokens that make up this probability',
+      parseNumber,
+      0.95,
+    )
+    .option('--min-p <fraction>', 'drop tokens less likely than this fraction of the best', parseNumber, 0.05)
+    .option('--repetition-penalty <factor>', 'above 1: make recent tokens less likely', parseNumber, 1)
+    .option('--repetition-window <tokens>', 'how many tokens are recent; 0 means all', parseCount, 64)
+    .addOption(
+      new Option('--logit-bias <id=bias>', 'add to the logit of a token, -inf forbids it; repeatable')
+        .default(new Map(), 'none')
+        .argParser(parseLogitBias),
+    )
+    .option('--seed <integer>', 'of the random numbers; the same seed gives the same text', parseCount, 0);
+}
+
+/**
+ * The sampling options that were typed.
+ *
+ * @throws {UsageError} if one is outside its range
+ */
+export function samplingOptions(flags: SamplingFlags, topLogprobs = 0): SamplingOptions {
+  const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow, logitBias, seed } = flags;
+  const options = {
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    repetitionWindow,
+    logitBias,
+    seed,
+    topLogprobs,
+  };
+  usage(() => assertSamplingOptions(options));
+  return options;
+}
+
+/** An integer from 0. */
+export function parseCount(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) {
+    throw new InvalidArgumentError('It must be an integer from 0.');
+  }
+  return value;
+}
+
+/** An integer from 1. */
+export function parsePositive(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value === 0) {
+    throw new InvalidArgumentError('It must be a positive integer.');
+  }
+  return value;
+}
+
+/** Appends to the values given before: for options that can be repeated. */
+export function collect(text: string, before: readonly string[]): readonly string[] {
+  if (text === '') throw new InvalidArgumentError('It must not be empty.');
+  return [...before, text];
+}
+
+/** A finite decimal number. */
+function parseNumber(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('It must be a number.');
+  return value;
+}
+
+/** Checks the grammar of a cache argument, and keeps it as the user wrote it. */
+function parseCacheArgument(text: string): string {
+  usage(() => parseCacheSpec(text));
+  return text;
+}
+
+function parseCacheList(text: string): readonly string[] {
+  const caches = text.split(',').map((each) => each.trim());
+  if (new Set(caches).size < caches.length) throw new UsageError(`"--cache" names a cache twice: ${text}`);
+  return caches.map(parseCacheArgument);
+}
+
+function parseLogitBias(text: string, before: ReadonlyMap<number, number>): ReadonlyMap<number, number> {
+  const match = /^(\d+)=(.+)$/.exec(text);
+  const bias = match?.[2] === '-inf' ? Number.NEGATIVE_INFINITY : Number(match?.[2]);
+  if (!match || Number.isNaN(bias)) throw new InvalidArgumentError('It must be ID=NUMBER or ID=-inf.');
+  return new Map(before).set(Number(match[1]), bias);
+}
+
+/** The grammar of a cache argument. */
+function cacheHelp(): string {
+  const options = CACHE_VARIANTS.map((variant) => {
+    const names = cacheOptionNames().filter(({ variants }) => variants.includes(variant));
+    return `  ${variant.padEnd(10)} ${wrap(names.map(({ name }) => name).join(' '), 13)}`;
+  });
+  return `
+Caches: NAME[:BITS][@PRESET][?option=value&...]
+  kv                           keys and values in f16: the baseline
+  kivi:2                       quantized keys and values (KIVI*)
+  xquant:4                     quantized layer inputs, keys and values rebuilt from them
+  xquant-cl:2@tuned            quantized differences from layer to layer
+  xquant-cl:2@paper?group=64   presets: tuned (default), paper (to the letter)
+Bits: 1, 2, 3, 4 or 8 (default 4). Options by cache:
+${options.join('\n')}`;
+}
+
+function wrap(text: string, indent: number): string {
+  const lines = [''];
+  for (const word of text.split(' ')) {
+    const line = lines[lines.length - 1];
+    if (line.length + word.length + indent > 95) lines.push(word);
+    else lines[lines.length - 1] = line === '' ? word : `${line} ${word}`;
+  }
+  return lines.join(`\n${' '.repeat(indent)}`);
+}

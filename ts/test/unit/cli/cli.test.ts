@@ -1,0 +1,470 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Interruption } from '../../../src/cli/errors.js';
+import { generate } from '../../../src/generate.js';
+import { loadModelFile } from '../../../src/io/load-model.js';
+import { readSafetensors } from '../../../src/io/safetensors.js';
+import { ReferenceModel } from '../../../src/model/transformer.js';
+import { referenceWeights } from '../../../src/model/weights.js';
+import { measurePerplexity } from '../../../src/perplexity.js';
+import { Tokenizer } from '../../../src/text/tokenizer.js';
+import { tinyModelGguf } from '../../helpers/gguf-writer.js';
+import { runInProcess } from '../../helpers/run-cli.js';
+
+const CHAT_TEMPLATE =
+  '{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}';
+const TEXT = 'The thin man and the other thin man ran in the rain, in and out of the inn. '.repeat(10);
+
+let folder = '';
+let model = '';
+let chatModel = '';
+let otherModel = '';
+let text = '';
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'xquant-cli-'));
+  const put = (name: string, content: string | Uint8Array) => {
+    writeFileSync(join(folder, name), content);
+    return join(folder, name);
+  };
+  // Weights this large make a model with opinions, so that caches and seeds can differ.
+  model = put('tiny.gguf', tinyModelGguf({ scale: 0.3 }));
+  otherModel = put('other.gguf', tinyModelGguf({ scale: 0.3, seed: 2 }));
+  chatModel = put(
+    'chat.gguf',
+    tinyModelGguf({
+      scale: 0.3,
+      edit: ({ metadata }) => Object.assign(metadata, { 'tokenizer.chat_template': CHAT_TEMPLATE }),
+    }),
+  );
+  text = put('text.txt', TEXT);
+});
+
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Runs a command that must work, and parses the lines of its stdout. */
+async function json(args: string[], stdin = ''): Promise<Record<string, any>[]> {
+  const { code, stdout, stderr } = await runInProcess([...args, '--json'], { stdin });
+  expect(stderr).toBe('');
+  expect(code).toBe(0);
+  return stdout
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+}
+
+async function load(path: string) {
+  const file = await loadModelFile(path);
+  const reference = new ReferenceModel(file.config, referenceWeights(file.weights));
+  return { file, reference, tokenizer: new Tokenizer(file.tokenizer) };
+}
+
+describe('generate', () => {
+  const args = (...more: string[]) => ['generate', 'in the', '-m', model, '-n', '12', ...more];
+
+  it('prints what the library generates, and nothing else', async () => {
+    const { reference, tokenizer } = await load(model);
+    const options = { temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05, seed: 7 };
+    for (const cache of ['kv', 'xquant-cl:2@tuned']) {
+      const { text: expected } = await generate(reference, tokenizer, 'in the', {
+        ...options,
+        cache,
+        maxTokens: 12,
+      }).finish();
+      const { code, stdout, stderr } = await runInProcess(args('--seed', '7', '--cache', cache));
+      expect({ code, stdout, stderr }).toEqual({
+        code: 0,
+        stdout: expected.replace(/\n?$/, '\n'),
+        stderr: '',
+      });
+    }
+  });
+
+  it('reads the prompt from stdin, without the line break at its end', async () => {
+    const [direct] = await json(args());
+    const [fromPipe] = await json(['generate', '-m', model, '-n', '12'], 'in the\n');
+    const [fromDash] = await json(['generate', '-', '-m', model, '-n', '12'], 'in the');
+    for (const each of [fromPipe, fromDash])
+      expect(each).toMatchObject({ prompt: 'in the', ids: direct.ids });
+  });
+
+  it('--json tells all in one object', async () => {
+    const lines = await json(args('--logprobs', '2', '--cache', 'xquant:4', '--seed', '3'));
+    expect(lines).toHaveLength(1);
+    const [result] = lines;
+    expect(result).toMatchObject({ cache: 'xquant:4', backend: 'reference', seed: 3, generatedTokens: 12 });
+    expect(result.stopReason).toBe('maxTokens');
+    expect(result.cachedTokens).toBe(result.promptTokens + 11);
+    expect(result.tokens.map((token: { text: string }) => token.text).join('')).toBe(result.text);
+    for (const token of result.tokens) {
+      expect(token.topLogprobs).toHaveLength(2);
+      expect(token.logprob).toBeLessThanOrEqual(token.topLogprobs[0].logprob);
+    }
+  });
+
+  it('--stop, --ignore-eos, --logit-bias, --temperature and --echo do what they say', async () => {
+    const [free] = await json(args('--temperature', '0'));
+    const word = free.text.slice(3, 6);
+    const [stopped] = await json(args('--temperature', '0', '--stop', word));
+    expect(stopped.text).toBe(free.text.slice(0, free.text.indexOf(word)));
+    const [first] = free.ids;
+    const [banned] = await json(args('--temperature', '0', '--logit-bias', `${first}=-inf`));
+    expect(banned.ids).not.toContain(first);
+    const { stdout } = await runInProcess(args('--temperature', '0', '--echo'));
+    expect(stdout.startsWith(`in the${free.text}`)).toBe(true);
+  });
+
+  it('--output writes the file when all is done, and nothing else into its folder', async () => {
+    const file = join(folder, 'generated.txt');
+    const before = readdirSync(folder);
+    const { stdout: expected } = await runInProcess(args());
+    const { code, stdout } = await runInProcess(args('-o', file));
+    expect({ code, stdout }).toEqual({ code: 0, stdout: '' });
+    expect(readFileSync(file, 'utf8')).toBe(expected);
+    expect(readdirSync(folder).sort()).toEqual([...before, 'generated.txt'].sort());
+  });
+
+  it('says on stderr what it did, on a terminal or with --verbose', async () => {
+    for (const run of [runInProcess(args(), { isTTY: true }), runInProcess(args('--verbose'))]) {
+      const { stdout, stderr } = await run;
+      expect(stderr).toMatch(/prompt \d+ tokens .* generated 12 .* ended: maxTokens/);
+      expect(stdout).not.toContain('ended:');
+    }
+  });
+
+  it('Ctrl-C ends it with 130, the text so far, and no file', async () => {
+    const controller = new AbortController();
+    const file = join(folder, 'interrupted.txt');
+    let pieces = 0;
+    const run = await runInProcess(['generate', 'in', '-m', model, '--ignore-eos'], {
+      signal: controller.signal,
+      onStdout: () => ++pieces === 3 && controller.abort(new Interruption(130)),
+    });
+    expect(run.code).toBe(130);
+    expect(run.stderr).toBe('');
+    expect(run.stdout).not.toBe('');
+    const early = AbortSignal.abort(new Interruption(130));
+    expect((await runInProcess(args('-o', file), { signal: early })).code).toBe(130);
+    expect(existsSync(file)).toBe(false);
+  });
+});
+
+describe('perplexity', () => {
+  const args = () => ['perplexity', '-m', model, '--text', text, '--window-size', '100', '--windows', '2'];
+
+  it('prints one object for each cache, as the library measures it', async () => {
+    const caches = ['kv', 'xquant:4?window=16', 'xquant-cl:2@paper?window=16&form=x'];
+    const results = await json([...args(), '--cache', caches.join(',')]);
+    const { reference, tokenizer } = await load(model);
+    const report = await measurePerplexity(reference, tokenizer.encode(TEXT), {
+      caches,
+      windowSize: 100,
+      windows: 2,
+    });
+    expect(results.map((result) => result.cache)).toEqual(caches);
+    for (const [i, result] of results.entries()) {
+      const { seconds: _seconds, ...expected } = report.caches[i];
+      expect(result).toMatchObject(JSON.parse(JSON.stringify(expected)));
+      expect(result.seconds).toBeGreaterThan(0);
+      expect(result).toMatchObject({ windows: 2, tokens: 198, baseline: report.baseline.perplexity });
+    }
+  });
+
+  it('prints a table for people', async () => {
+    const { code, stdout } = await runInProcess([...args(), '--cache', 'kv,xquant:4']);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/2 windows of 100 tokens, teacherForced/);
+    expect(stdout).toMatch(/^kv +\S+ +\+0\.00000/m);
+    expect(stdout).toMatch(/^xquant:4 /m);
+  });
+
+  it('--mode decode keeps the newest block in f16', async () => {
+    const [decoded] = await json([...args(), '--mode', 'decode', '--cache', 'xquant:2']);
+    // 100 tokens are less than a block of 128: nothing was ever quantized.
+    expect(decoded).toMatchObject({ mode: 'decode', bitsPerElement: 16 });
+    expect(Math.abs(decoded.loss)).toBeLessThan(0.01);
+  });
+
+  it('reads the text from stdin', async () => {
+    const [piped] = await json(['perplexity', '-m', model, '--text', '-', '--window-size', '64'], TEXT);
+    expect(piped.windows).toBeGreaterThan(2);
+  });
+});
+
+describe('memory', () => {
+  it('prints the size table of a shape, exact and as the paper rounds', async () => {
+    for (const given of ['--shape', '--model']) {
+      const rows = await json(['memory', given, 'llama-2-7b', '--context', '2048']);
+      const row = (cache: string) => rows.find((each) => each.cache === cache);
+      expect(row('xquant:4@paper')).toMatchObject({
+        model: 'llama-2-7b',
+        context: 2048,
+        fraction: 4.25 / 32,
+        paperFraction: 0.13,
+        paperCompression: 7.7,
+      });
+      expect(row('kv')).toMatchObject({ compression: 1, bytesPerToken: 2 * 2 * 4096 * 32 });
+    }
+  });
+
+  it('prints it for a model file and the caches asked for', async () => {
+    const rows = await json(['memory', '-m', model, '--cache', 'kv,xquant:2', '--context', '128']);
+    expect(rows.map((row) => row.cache)).toEqual(['kv', 'xquant:2']);
+    expect(rows[0].bytesPerToken).toBe(2 * 2 * 32 * 2);
+    const { stdout } = await runInProcess(['memory', '-m', model]);
+    expect(stdout).toMatch(/tiny llama, 256 tokens/);
+  });
+});
+
+describe('info', () => {
+  it('tells sizes, tensor types, tokenizer and caches', async () => {
+    const [info] = await json(['info', '-m', model, '--tensors']);
+    expect(info).toMatchObject({
+      name: 'tiny llama',
+      format: 'gguf',
+      kvBytesPerToken: 2 * 2 * 32 * 2,
+      tokenizer: { vocabSize: 288, eosTokenIds: [0] },
+      hasChatTemplate: false,
+    });
+    expect(info.config).toMatchObject({ architecture: 'llama', hiddenSize: 64, kvDim: 32, groupedHeads: 2 });
+    expect(info.tensors.map((tensor: { name: string }) => tensor.name)).toContain('blk.1.attn_k.weight');
+    expect(
+      info.caches.find((each: { cache: string }) => each.cache === 'xquant:4?form=latent').isDefault,
+    ).toBe(true);
+    const { stdout } = await runInProcess(['info', '-m', model, '--tensors']);
+    expect(stdout).toMatch(/GQA, 2 share one/);
+    expect(stdout).toMatch(/^blk\.0\.attn_q\.weight +F32 +\[64, 64\]/m);
+  });
+});
+
+describe('svd', () => {
+  it('writes factors that generate and perplexity take, and that change nothing', async () => {
+    const file = join(folder, 'factors.safetensors');
+    const [written] = await json(['svd', '-m', model, '-o', file]);
+    expect(written).toMatchObject({ file, bytes: readFileSync(file).length });
+    const { metadata, tensors } = readSafetensors(readFileSync(file), file);
+    expect(metadata.model).toBe((await load(model)).file.fingerprint);
+    expect(tensors.size).toBe(2 * written.matrices.length);
+
+    const run = ['generate', 'in the', '-m', model, '-n', '8', '--cache', 'xquant:2?window=2&group=2'];
+    const [computed] = await json(run);
+    const [loaded] = await json([...run, '--svd', file]);
+    expect(loaded.ids).toEqual(computed.ids);
+  });
+
+  it('can be limited to what a cache needs', async () => {
+    const file = join(folder, 'some.safetensors');
+    const [written] = await json(['svd', '-m', model, '-o', file, '--cache', 'xquant:4']);
+    expect(written.matrices).toEqual(
+      [0, 1].flatMap((layer) => [
+        { layer, matrix: 'key' },
+        { layer, matrix: 'value' },
+      ]),
+    );
+  });
+
+  it('factors of another model are refused', async () => {
+    const file = join(folder, 'other.safetensors');
+    await json(['svd', '-m', otherModel, '-o', file]);
+    const { code, stdout, stderr } = await runInProcess(['generate', 'in', '-m', model, '--svd', file]);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toMatch(/^xquant: .*other\.safetensors: .*belong to model/);
+  });
+});
+
+describe('chat', () => {
+  const args = () => ['chat', '-m', chatModel, '-n', '6', '--cache', 'xquant:4'];
+
+  it('keeps the conversation, and the cache with it', async () => {
+    const [first, second] = await json(args(), 'hi\nand you\n');
+    expect(first).toMatchObject({ reusedTokens: 0, cache: 'xquant:4' });
+    expect(second.reusedTokens).toBeGreaterThanOrEqual(first.promptTokens);
+    expect(second.promptTokens).toBeGreaterThan(first.promptTokens + first.generatedTokens);
+  });
+
+  it('/reset forgets it, /exit leaves it', async () => {
+    const answers = await json(args(), 'hi\n/reset\nhi\n/exit\nhi\n');
+    expect(answers).toHaveLength(2);
+    expect(answers[1].promptTokens).toBe(answers[0].promptTokens);
+  });
+
+  it('--system comes first', async () => {
+    const [plain] = await json(args(), 'hi\n');
+    const [withSystem] = await json([...args(), '--system', 'be in'], 'hi\n');
+    expect(withSystem.promptTokens).toBeGreaterThan(plain.promptTokens);
+  });
+
+  it('takes a question back that does not fit, and goes on', async () => {
+    const { code, stdout, stderr } = await runInProcess([...args(), '--json'], {
+      stdin: `${'x'.repeat(400)}\nhi\n`,
+    });
+    expect(code).toBe(0);
+    expect(stderr).toMatch(/^xquant: "prompt" must be at most 256 tokens.*\/reset/);
+    expect(JSON.parse(stdout).reusedTokens).toBe(0);
+  });
+
+  it('answers in plain text without --json, and knows its commands', async () => {
+    const { code, stdout, stderr } = await runInProcess(args(), { stdin: 'hi\n/help\n/nonsense\n' });
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/\/reset {2}forget the conversation/);
+    expect(stderr).toMatch(/no command \/nonsense/);
+  });
+
+  it('needs a template: that of the model, or a file', async () => {
+    const { code, stderr } = await runInProcess(['chat', '-m', model], { stdin: 'hi\n' });
+    expect(code).toBe(2);
+    expect(stderr).toMatch(/no chat template/);
+    const file = join(folder, 'template.jinja');
+    writeFileSync(file, CHAT_TEMPLATE);
+    const [answer] = await json(['chat', '-m', model, '--chat-template', file, '-n', '3'], 'hi\n');
+    expect(answer.generatedTokens).toBe(3);
+  });
+});
+
+describe('bad usage: exit code 2, one line that says what is wrong, nothing written', () => {
+  const run = ['generate', 'in', '-o', 'OUT', '-m', 'MODEL'];
+  const measure = ['perplexity', '-m', 'MODEL', '--text', 'TEXT', '-o', 'OUT'];
+  it.each<[string, string[], RegExp]>([
+    ['an unknown command', ['gnerate'], /unknown command 'gnerate'.*generate/],
+    ['an unknown option', [...run, '--tmperature', '1'], /unknown option '--tmperature'.*--temperature/],
+    ['a missing value', [...run, '--seed'], /--seed.*argument missing/],
+    ['too many arguments', ['generate', 'a', 'b'], /too many arguments/],
+    ['5 bits', [...run, '--cache', 'xquant:5'], /"bits" must be .*got/],
+    ['group size 0', [...run, '--cache', 'xquant:4?group=0'], /"group" must be a positive integer, got "0"/],
+    ['an unknown cache', [...run, '--cache', 'zip:4'], /kv, kivi, xquant, xquant-cl/],
+    ['an unknown cache option', [...run, '--cache', 'xquant:4?gruop=64'], /got "gruop"/],
+    ['an unknown preset', [...run, '--cache', 'xquant:4@best'], /paper or tuned/],
+    [
+      'a cache that the model cannot have',
+      [...run, '--cache', 'xquant-cl:2?deltaSpace=stream'],
+      /deltaSpace/,
+    ],
+    ['a bad cache among good ones', [...measure, '--cache', 'kv,kivi:9'], /"bits"/],
+    ['a cache twice', [...measure, '--cache', 'kv,kv'], /twice/],
+    ['an unknown backend', [...run, '--backend', 'cuda'], /reference/],
+    ['a seed that is no number', [...run, '--seed', 'x'], /integer from 0/],
+    ['a negative seed', [...run, '--seed=-1'], /integer from 0/],
+    ['a temperature below 0', [...run, '--temperature=-1'], /"temperature"/],
+    ['a temperature that is no number', [...run, '--temperature', 'hot'], /must be a number/],
+    ['a top-p of 2', [...run, '--top-p', '2'], /"topP"/],
+    ['an empty stop string', [...run, '--stop', ''], /--stop.*must not be empty/],
+    ['a bad logit bias', [...run, '--logit-bias', '5'], /ID=NUMBER/],
+    ['log probabilities in plain text', [...run, '--logprobs', '2'], /--json/],
+    ['an empty prompt', ['generate', '', '-m', 'MODEL', '-o', 'OUT'], /prompt is empty/],
+    ['no prompt on a terminal', ['generate', '-m', 'MODEL', '-o', 'OUT'], /there is no prompt/],
+    [
+      'a prompt that is too long',
+      ['generate', 'x'.repeat(257), '-m', 'MODEL', '-o', 'OUT'],
+      /at most 256 tokens/,
+    ],
+    ['no windows', [...measure, '--windows', '0'], /--windows.*must be a positive integer/],
+    ['half a window', [...measure, '--windows', '1.5'], /--windows.*must be a positive integer/],
+    [
+      'more windows than there are',
+      [...measure, '--windows', '99'],
+      /at least 25344 tokens: 99 windows of 256/,
+    ],
+    ['a window above the context', [...measure, '--window-size', '257'], /"windowSize".*256, the context/],
+    ['an unknown mode', [...measure, '--mode', 'fast'], /teacher-forced, decode/],
+    ['a text that is missing', ['perplexity', '-m', 'MODEL'], /--text/],
+    ['an unknown shape', ['memory', '--shape', 'gpt-5', '-o', 'OUT'], /llama-2-7b/],
+    ['a context of 0', ['memory', '--context', '0', '-o', 'OUT'], /positive integer/],
+    ['no file to write factors to', ['svd', '-m', 'MODEL'], /--output/],
+    [
+      'a cache that needs no factors',
+      ['svd', '-m', 'MODEL', '-o', 'OUT', '--cache', 'kv'],
+      /needs no factors/,
+    ],
+    ['a model that is no source', [...run.slice(0, 4), '-m', 'hf:'], /hf:owner\/repo/],
+  ])('%s', async (_, args, message) => {
+    const out = join(folder, 'never.txt');
+    const filled = args.map((arg) => ({ OUT: out, MODEL: model, TEXT: text })[arg] ?? arg);
+    const before = readdirSync(folder).sort();
+    const { code, stdout, stderr } = await runInProcess(filled);
+    expect(stderr).toMatch(/^xquant: [^\n]+\n$/);
+    expect(stderr).toMatch(message);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(readdirSync(folder).sort()).toEqual(before);
+  });
+});
+
+describe('failures: exit code 1, one line, nothing written', () => {
+  it.each<[string, string[], RegExp]>([
+    [
+      'a model that is not there',
+      ['generate', 'in', '-m', 'nowhere.gguf', '-o', 'OUT'],
+      /nowhere\.gguf: .*no such file/,
+    ],
+    ['a model that is cut', ['generate', 'in', '-m', 'CUT', '-o', 'OUT'], /cut\.gguf/],
+    ['a model that is none', ['info', '-m', 'TEXT', '-o', 'OUT'], /text\.txt/],
+    [
+      'a text that is not there',
+      ['perplexity', '-m', 'MODEL', '--text', 'nowhere.txt', '-o', 'OUT'],
+      /nowhere\.txt/,
+    ],
+    [
+      'a text that is a folder',
+      ['perplexity', '-m', 'MODEL', '--text', 'FOLDER', '-o', 'OUT'],
+      /it is a folder/,
+    ],
+    ['a text that is not UTF-8', ['perplexity', '-m', 'MODEL', '--text', 'LATIN', '-o', 'OUT'], /not UTF-8/],
+    [
+      'factors that are not there',
+      ['generate', 'in', '-m', 'MODEL', '--svd', 'no.safetensors'],
+      /no\.safetensors/,
+    ],
+    ['factors that are damaged', ['generate', 'in', '-m', 'MODEL', '--svd', 'TEXT'], /text\.txt/],
+    [
+      'an output in no folder',
+      ['generate', 'in', '-m', 'MODEL', '-o', 'FOLDER/no/out.txt'],
+      /cannot be written/,
+    ],
+    ['an output that is a folder', ['svd', '-m', 'MODEL', '-o', 'FOLDER'], /it is a folder/],
+  ])('%s', async (_, args, message) => {
+    writeFileSync(join(folder, 'cut.gguf'), readFileSync(model).subarray(0, 30_000));
+    writeFileSync(join(folder, 'latin.txt'), Uint8Array.of(0x63, 0x61, 0x66, 0xe9));
+    const names: Record<string, string> = {
+      OUT: join(folder, 'never.txt'),
+      MODEL: model,
+      TEXT: text,
+      FOLDER: folder,
+      CUT: join(folder, 'cut.gguf'),
+      LATIN: join(folder, 'latin.txt'),
+    };
+    const filled = args.map((arg) => arg.replace(/^[A-Z]+(?=$|\/)/, (name) => names[name] ?? name));
+    const before = readdirSync(folder).sort();
+    const { code, stdout, stderr } = await runInProcess(filled);
+    expect(stderr).toMatch(/^xquant: [^\n]+\n$/);
+    expect(stderr).toMatch(message);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(readdirSync(folder).sort()).toEqual(before);
+  });
+
+  it('--verbose adds the stack', async () => {
+    const { stderr } = await runInProcess(['info', '-m', 'nowhere.gguf', '--verbose']);
+    expect(stderr).toMatch(/^xquant: [^\n]+\n(.|\n)*\n {4}at /);
+  });
+});
+
+describe('help', () => {
+  it('is on stdout when asked for, on stderr when it is all there is to say', async () => {
+    expect(await runInProcess(['--help'])).toMatchObject({ code: 0, stderr: '' });
+    expect(await runInProcess(['generate', '--help'])).toMatchObject({ code: 0, stderr: '' });
+    expect(await runInProcess([])).toMatchObject({ code: 2, stdout: '' });
+    const { stdout } = await runInProcess(['--version']);
+    expect(stdout).toBe(`${JSON.parse(readFileSync('package.json', 'utf8')).version}\n`);
+  });
+
+  it('every command has --json', async () => {
+    const { stdout } = await runInProcess(['--help']);
+    const commands = [...stdout.matchAll(/^ {2}(\w+) \[options\]/gm)].map(([, name]) => name);
+    expect(commands).toEqual(
+      expect.arrayContaining(['generate', 'chat', 'perplexity', 'memory', 'svd', 'info']),
+    );
+    for (const command of commands) {
+      expect((await runInProcess([command, '--help'])).stdout, command).toMatch(/^ {2}--json /m);
+    }
+  });
+});
