@@ -1,0 +1,270 @@
+/** Attention over blocks with a running softmax, against the same sums in f64 (model/attention.ts). */
+
+import fc from 'fast-check';
+import { expect, it } from 'vitest';
+import { attendScratchBytes, ROPE_CODES } from '../../../../src/engine/kernels.js';
+import { normalizeHeads } from '../../../../src/model/rms-norm.js';
+import { applyRope, ropeFrequencies } from '../../../../src/model/rope.js';
+import { matrix } from '../../../../src/numerics/matrix.js';
+import { gaussian } from './arbitraries.js';
+import { type Bench, expectSameBits, expectWithin, forEachBuild } from './builds.js';
+
+const EPSILON = 2 ** -24;
+
+/** RoPE tables of positions [first, first + tokens). */
+function putTables(
+  bench: Bench,
+  first: number,
+  tokens: number,
+  headDim: number,
+): { cos: number; sin: number } {
+  const frequencies = ropeFrequencies({ headDim, ropeTheta: 10000 });
+  const angles = Array.from({ length: tokens }, (_, t) =>
+    [...frequencies].map((f) => (first + t) * f),
+  ).flat();
+  return {
+    cos: bench.put(Float32Array.from(angles, Math.cos)),
+    sin: bench.put(Float32Array.from(angles, Math.sin)),
+  };
+}
+
+const shape = fc.record({
+  kvHeads: fc.integer({ min: 1, max: 3 }),
+  grouped: fc.integer({ min: 1, max: 4 }),
+  headDim: fc.constantFrom(8, 16, 32, 64),
+  seed: fc.integer({ min: 1, max: 2 ** 30 }),
+});
+
+forEachBuild((open) => {
+  it('finishes keys: bias, norm of heads, RoPE, transpose', () => {
+    let worst = 0;
+    fc.assert(
+      fc.property(
+        shape,
+        fc.integer({ min: 1, max: 21 }),
+        fc.constantFrom('half', 'interleaved' as const),
+        fc.boolean(),
+        fc.boolean(),
+        fc.nat(3000),
+        ({ kvHeads, headDim, seed }, tokens, layout, withBias, withNorm, first) => {
+          const bench = open();
+          const kvDim = kvHeads * headDim;
+          const keys = gaussian(tokens * kvDim, seed, 3);
+          const bias = gaussian(kvDim, seed + 1);
+          const gain = gaussian(headDim, seed + 2);
+          const padded = Math.ceil(tokens / 8) * 8;
+          const { cos, sin } = putTables(bench, first, tokens, headDim);
+          const target = bench.reserve(kvDim * padded * 4);
+          bench.kernels.finishKeys(
+            bench.put(keys),
+            tokens,
+            kvHeads,
+            headDim,
+            withBias ? bench.put(bias) : 0,
+            withNorm ? bench.put(gain) : 0,
+            1e-5,
+            cos,
+            sin,
+            ROPE_CODES[layout],
+            target,
+            0,
+            kvHeads,
+          );
+          expect(bench.guard(target, kvDim * padded * 4)).toBe(true);
+          let rows = matrix(
+            tokens,
+            kvDim,
+            keys.map((key, i) => (withBias ? key + bias[i % kvDim] : key)),
+          );
+          if (withNorm) rows = normalizeHeads(rows, gain, 1e-5);
+          const before = rows.data;
+          const expected = applyRope(
+            rows,
+            first,
+            ropeFrequencies({ headDim, ropeTheta: 10000 }),
+            layout,
+          ).data;
+          const turned = new Float64Array(kvDim * padded);
+          const bound = new Float64Array(kvDim * padded);
+          for (let t = 0; t < tokens; t++) {
+            for (let c = 0; c < kvDim; c++) {
+              const head = c - (c % headDim);
+              const i = c % headDim;
+              const half = headDim / 2;
+              const partner = head + (layout === 'half' ? (i + half) % headDim : i ^ 1);
+              // tables rounded to f32, two products and a sum rounded; the norm's f64 sum may end one ulp elsewhere
+              const size = Math.abs(before[t * kvDim + c]) + Math.abs(before[t * kvDim + partner]);
+              turned[c * padded + t] = expected[t * kvDim + c];
+              bound[c * padded + t] = 8 * EPSILON * size;
+            }
+          }
+          worst = Math.max(
+            worst,
+            expectWithin(bench.readFloats(target, kvDim * padded), turned, (i) => bound[i]),
+          );
+        },
+      ),
+    );
+    console.log(`keys: largest error ${worst.toFixed(3)} of its bound`);
+  });
+
+  it('attends to blocks of keys, causally, with values or with latents', () => {
+    let worst = 0;
+    fc.assert(
+      fc.property(
+        shape,
+        fc.integer({ min: 1, max: 7 }),
+        fc.array(fc.constantFrom(1, 3, 8, 17, 64, 128), { minLength: 1, maxLength: 3 }),
+        fc.constantFrom<'values' | 'latents'>('values', 'latents'),
+        fc.nat(40),
+        fc.constantFrom(0.3, 3),
+        ({ kvHeads, grouped, headDim, seed }, queries, blocks, kind, behind, deviation) => {
+          const bench = open();
+          const { kernels } = bench;
+          const heads = kvHeads * grouped;
+          const kvDim = kvHeads * headDim;
+          const length = blocks.reduce((sum, tokens) => sum + tokens, 0);
+          const width = kind === 'values' ? headDim : 4 * (1 + (seed % 12));
+          const stride = kind === 'values' ? kvDim : width;
+          const headStride = kind === 'values' ? headDim : 0;
+          // the last query sees everything, or the first keys only
+          const firstQuery = Math.max(0, length - queries - behind);
+          const scale = Math.fround(1 / Math.sqrt(headDim));
+          const q = gaussian(queries * heads * headDim, seed, deviation);
+          const keys = gaussian(length * kvDim, seed + 1);
+          const values = gaussian(length * stride, seed + 2);
+
+          const state = (): { maxima: number; sums: number; acc: number } => {
+            const at = {
+              maxima: bench.reserve(queries * heads * 4),
+              sums: bench.reserve(queries * heads * 4),
+              acc: bench.reserve(queries * heads * width * 4),
+            };
+            kernels.attendBegin(at.maxima, at.sums, at.acc, queries * heads, width);
+            return at;
+          };
+          const source = bench.put(q);
+          const scratch = bench.reserve(attendScratchBytes(128));
+          const attend = (at: ReturnType<typeof state>, block: number, from: number, to: number): void => {
+            const first = blocks.slice(0, block).reduce((sum, tokens) => sum + tokens, 0);
+            const tokens = blocks[block];
+            const padded = Math.ceil(tokens / 8) * 8;
+            const keysT = new Float32Array(kvDim * padded);
+            for (let t = 0; t < tokens; t++) {
+              for (let c = 0; c < kvDim; c++) keysT[c * padded + t] = keys[(first + t) * kvDim + c];
+            }
+            const half = Math.floor(kvHeads / 2);
+            for (const [headStart, headEnd] of [
+              [0, half],
+              [half, kvHeads],
+            ]) {
+              kernels.attendBlock(
+                source,
+                queries,
+                heads,
+                kvHeads,
+                headDim,
+                bench.put(keysT),
+                tokens,
+                bench.put(values.slice(first * stride, (first + tokens) * stride)),
+                stride,
+                headStride,
+                width,
+                scale,
+                firstQuery,
+                first,
+                at.maxima,
+                at.sums,
+                at.acc,
+                headStart,
+                headEnd,
+                from,
+                to,
+                scratch,
+              );
+            }
+          };
+          const all = state();
+          for (let block = 0; block < blocks.length; block++) attend(all, block, 0, queries);
+          // one query at a time gives the same bits
+          const single = state();
+          for (let i = 0; i < queries; i++) {
+            for (let block = 0; block < blocks.length; block++) attend(single, block, i, i + 1);
+          }
+          const count = queries * heads;
+          expectSameBits(
+            bench.readFloats(single.acc, count * width),
+            bench.readFloats(all.acc, count * width),
+          );
+          expectSameBits(bench.readFloats(single.sums, count), bench.readFloats(all.sums, count));
+          // blocks apart, merged
+          const parts = state();
+          attend(parts, 0, 0, queries);
+          for (let block = 1; block < blocks.length; block++) {
+            const part = state();
+            attend(part, block, 0, queries);
+            kernels.attendMerge(
+              parts.maxima,
+              parts.sums,
+              parts.acc,
+              part.maxima,
+              part.sums,
+              part.acc,
+              count,
+              width,
+            );
+          }
+          expect(bench.guard(scratch, attendScratchBytes(128))).toBe(true);
+          kernels.attendFinish(all.sums, all.acc, count, width);
+          kernels.attendFinish(parts.sums, parts.acc, count, width);
+
+          const expected = new Float64Array(count * width);
+          const bound = new Float64Array(count * width);
+          for (let row = 0; row < count; row++) {
+            const [i, head] = [Math.floor(row / heads), row % heads];
+            const kvHead = Math.floor(head / grouped);
+            const visible = Math.min(length, firstQuery + i + 1);
+            const scores = new Float64Array(visible);
+            let error = 0;
+            for (let t = 0; t < visible; t++) {
+              let magnitude = 0;
+              for (let d = 0; d < headDim; d++) {
+                const product = q[row * headDim + d] * keys[t * kvDim + kvHead * headDim + d];
+                scores[t] += product * scale;
+                magnitude += Math.abs(product) * scale;
+              }
+              // a sum of headDim rounded products, the scale, the subtraction of the maximum (twice: both differ)
+              error = Math.max(error, (headDim + 2) * EPSILON * magnitude);
+            }
+            const top = scores.reduce((a, b) => Math.max(a, b));
+            const spread = top - scores.reduce((a, b) => Math.min(a, b));
+            const weights = scores.map((score) => Math.exp(score - top));
+            const sum = weights.reduce((a, b) => a + b);
+            // a weight: error of its score, of the difference to the maximum, of exp (2 ulp) and of the factors of
+            // later maxima (exp and a product each); numerator and denominator have it, and two sums of `visible` terms
+            const weight = 2 * error + 2 * spread * EPSILON + (4 + 6 * blocks.length) * 2 * EPSILON;
+            const relative = 2 * weight + 2 * (visible + 4) * EPSILON;
+            for (let c = 0; c < width; c++) {
+              let magnitude = 0;
+              for (let t = 0; t < visible; t++) {
+                const value = values[t * stride + kvHead * headStride + c];
+                expected[row * width + c] += (weights[t] / sum) * value;
+                magnitude += (weights[t] / sum) * Math.abs(value);
+              }
+              bound[row * width + c] = relative * magnitude + 2 ** -100;
+            }
+          }
+          for (const { acc } of [all, parts]) {
+            const result = bench.readFloats(acc, count * width);
+            worst = Math.max(
+              worst,
+              expectWithin(result, expected, (i) => bound[i]),
+            );
+          }
+        },
+      ),
+      { numRuns: 60 },
+    );
+    console.log(`attention: largest error ${worst.toFixed(3)} of its bound`);
+  });
+});
