@@ -15,10 +15,10 @@ const FOLDER = 'golden/models';
  * The path of an embedded model.
  *
  * @param name for instance `'books-mha'`
+ * @param root the directory of the package
  * @throws {LoadError} if this is not a clone: the published package carries no models
  */
-export function embeddedModelPath(name: string): string {
-  const root = packageRoot();
+export function embeddedModelPath(name: string, root: string | undefined = packageRoot()): string {
   const path = root && join(root, FOLDER, `${name}.gguf`);
   if (path && existsSync(path)) return path;
   const reason = `the published package carries no models: take ${FOLDER}/${name}.gguf from a clone of the repository and give its path`;
