@@ -130,6 +130,7 @@ class Conversation {
     } finally {
       signal.removeEventListener('abort', close);
       lines.close();
+      if (interactive) stdout.write('\n'); // leaves the line of the prompt
     }
     signal.throwIfAborted();
     if (interrupted) throw new Interruption(EXIT.interrupted);

@@ -15,40 +15,61 @@ export class Progress {
   readonly #terminal: Terminal;
   readonly #label: string;
   readonly #started = performance.now();
+  readonly #timer: NodeJS.Timeout | undefined;
+  #done = 0;
+  #total = 1;
   #bar: SingleBar | undefined;
 
   /** @param label what is being done, for instance `'loading'` */
   constructor(terminal: Terminal, label: string) {
     this.#terminal = terminal;
     this.#label = label;
+    // The first step may be a long one: the bar appears without waiting for it.
+    if (terminal.stderr.isTTY) this.#timer = setTimeout(() => this.#show(), QUIET_MS).unref();
   }
 
   /** Shows how far the work is. */
   update(done: number, total: number): void {
-    if (!this.#terminal.stderr.isTTY || performance.now() - this.#started < QUIET_MS) return;
-    if (!this.#bar) {
-      this.#bar = new SingleBar({
-        stream: this.#terminal.stderr as NodeJS.WritableStream,
-        format: `${this.#label.padEnd(12)} {bar} {percentage}% | {eta_formatted} left`,
-        barCompleteChar: '█',
-        barIncompleteChar: '░',
-        barsize: 30,
-        hideCursor: true,
-        clearOnComplete: true,
-        gracefulExit: false, // Ctrl-C is main.ts's to handle
-        etaBuffer: 50,
-      });
-      this.#bar.start(total, done);
-      return;
-    }
-    this.#bar.setTotal(total);
-    this.#bar.update(done);
+    [this.#done, this.#total] = [done, total];
+    if (!this.#timer) return;
+    // Work that never lets timers run would never see its bar.
+    if (performance.now() - this.#started >= QUIET_MS) this.#show();
   }
 
   /** Removes the bar. */
   stop(): void {
+    clearTimeout(this.#timer);
     this.#bar?.stop();
     this.#bar = undefined;
+  }
+
+  #show(): void {
+    const payload = { left: this.#timeLeft() };
+    if (this.#bar) {
+      this.#bar.setTotal(this.#total);
+      this.#bar.update(this.#done, payload);
+      return;
+    }
+    this.#bar = new SingleBar({
+      stream: this.#terminal.stderr as NodeJS.WritableStream,
+      format: `${this.#label.padEnd(12)} {bar} {percentage}%{left}`,
+      barCompleteChar: '█',
+      barIncompleteChar: '░',
+      barsize: 30,
+      hideCursor: true,
+      clearOnComplete: true,
+      gracefulExit: false, // Ctrl-C is main.ts's to handle
+    });
+    this.#bar.start(this.#total, this.#done, payload);
+  }
+
+  /** At the average speed so far; the library's estimate knows nothing of the time before the bar. */
+  #timeLeft(): string {
+    if (this.#done === 0) return '';
+    const elapsed = (performance.now() - this.#started) / 1000;
+    const seconds = Math.ceil((elapsed / this.#done) * (this.#total - this.#done));
+    const minutes = Math.floor(seconds / 60);
+    return ` | ${minutes > 0 ? `${minutes} min ` : ''}${seconds % 60} s left`;
   }
 }
 
