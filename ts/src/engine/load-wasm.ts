@@ -124,12 +124,26 @@ export function wasmUrl(build: WasmBuild): URL {
 /**
  * Chooses and compiles a build.
  *
+ * Relaxed SIMD is tried out before it is trusted: the baseline compiler of Node 20, where it is experimental,
+ * computes wrong products of bytes (`--no-liftoff` helps). `'auto'` then falls back to plain SIMD.
+ *
  * @throws {ConfigError} if `kernel` is not one of the choices
  * @throws {KernelError} if the runtime lacks a feature, or the binary is missing or damaged; names the build
  */
 export async function compileKernels(options: LoadOptions = {}): Promise<CompiledKernels> {
-  const build = chooseBuild(options.kernel, options.shared);
-  const given = typeof options.binary === 'function' ? await options.binary(build) : options.binary;
+  const compiled = await compileBuild(chooseBuild(options.kernel, options.shared), options.binary);
+  if (!compiled.build.startsWith('relaxed') || relaxedWorks(compiled)) return compiled;
+  if (options.kernel === 'relaxed') {
+    throw new KernelError(
+      compiled.build,
+      'this runtime computes relaxed SIMD wrongly; use kernel "simd" (Node 20: or --no-liftoff)',
+    );
+  }
+  return compileBuild(chooseBuild('simd', options.shared), options.binary);
+}
+
+async function compileBuild(build: WasmBuild, source: LoadOptions['binary']): Promise<CompiledKernels> {
+  const given = typeof source === 'function' ? await source(build) : source;
   const binary = given ?? wasmUrl(build);
   if (binary instanceof WebAssembly.Module) return { build, module: binary };
   const bytes =
@@ -139,6 +153,29 @@ export async function compileKernels(options: LoadOptions = {}): Promise<Compile
   } catch (cause) {
     throw new KernelError(build, `the WebAssembly binary is damaged: ${messageOf(cause)}`, { cause });
   }
+}
+
+/** Multiplies a few bytes, as the kernels for 8-bit key weights do, and looks at the result. */
+function relaxedWorks(compiled: CompiledKernels): boolean {
+  const shared = compiled.build.endsWith('-threads');
+  const memory = new WebAssembly.Memory(shared ? { initial: 1, maximum: 65536, shared } : { initial: 1 });
+  const kernels = instantiateKernels(compiled, memory);
+  const [tokens, rows, columns] = [4, 8, 16];
+  const [panels, x, out] = [1024, 2048, 4096];
+  const weights = new Int8Array(memory.buffer, panels, rows * columns).map((_, i) => ((i * 89) % 255) - 127);
+  new Int8Array(memory.buffer).set(weights, panels);
+  const codes = Uint8Array.from({ length: tokens * columns }, (_, i) => (i * 7) % 16);
+  new Uint8Array(memory.buffer).set(codes, x);
+  kernels.plainTileInt8(panels, x, tokens, rows, columns, out);
+  const sums = new Int32Array(memory.buffer, out, tokens * rows);
+  return sums.every((sum, i) => {
+    const [t, j] = [Math.floor(i / rows), i % rows];
+    let expected = 0;
+    for (let k = 0; k < columns; k++) {
+      expected += codes[t * columns + k] * weights[((k >> 2) * rows + j) * 4 + (k & 3)];
+    }
+    return sum === expected;
+  });
 }
 
 /**
