@@ -215,6 +215,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     if (maxTokens !== undefined) assertIndex(maxTokens, Number.MAX_SAFE_INTEGER, 'maxTokens');
 
     const bias = new Map(logitBias);
+    for (const id of bias.keys()) assertIndex(id, model.config.vocabSize - 1, 'logitBias token');
     if (ignoreEos) for (const id of tokenizer.eosTokenIds) bias.set(id, Number.NEGATIVE_INFINITY);
     this.#sampler = new Sampler({ ...options, logitBias: bias });
     this.#output = new StopFilter(typeof stop === 'string' ? [stop] : stop);

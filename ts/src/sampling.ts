@@ -106,6 +106,7 @@ export class Sampler {
    * @param history ids so far, prompt included, oldest first; the repetition penalty looks at the newest
    * @throws {NumericError} if a logit is NaN or infinite
    * @throws {ConfigError} if the bias forbids every token
+   * @throws {RangeError} if the bias names a token that the vocabulary does not have
    */
   sample(logits: Float32Array, history: ArrayLike<number> = []): SampledToken {
     const bad = logits.findIndex((value) => !Number.isFinite(value));
@@ -140,7 +141,8 @@ export class Sampler {
     if (!logitBias?.size && repetitionPenalty === 1) return logits;
     const adjusted = Float64Array.from(logits);
     for (const [id, bias] of logitBias ?? []) {
-      if (id < adjusted.length) adjusted[id] += bias;
+      assertIndex(id, adjusted.length - 1, 'logitBias token');
+      adjusted[id] += bias;
     }
     if (repetitionPenalty !== 1) {
       const from = repetitionWindow === 0 ? 0 : Math.max(0, history.length - repetitionWindow);

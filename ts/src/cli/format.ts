@@ -4,23 +4,27 @@
  * @module
  */
 
-/** Bytes with a unit: `1.25 MB`. */
+/** Bytes with a decimal unit: `1.25 MB`. */
 export function formatBytes(bytes: number): string {
-  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1000 && unit < units.length - 1) {
-    value /= 1000;
-    unit++;
-  }
-  return `${unit === 0 ? Math.round(value) : value.toPrecision(3)} ${units[unit]}`;
+  return withUnit(bytes, ['B', 'kB', 'MB', 'GB', 'TB', 'PB']);
 }
 
 /** A count with a unit: `16.1 M`. */
 export function formatCount(count: number): string {
-  if (count < 1e3) return String(count);
-  if (count < 1e6) return `${(count / 1e3).toPrecision(3)} k`;
-  return count < 1e9 ? `${(count / 1e6).toPrecision(3)} M` : `${(count / 1e9).toPrecision(3)} G`;
+  return withUnit(count, ['', 'k', 'M', 'G', 'T']).trimEnd();
+}
+
+/** Three digits, and the unit that leaves one to three of them before the point. */
+function withUnit(value: number, units: readonly string[]): string {
+  let scaled = value;
+  let unit = 0;
+  // From 999.5 on three digits would be 1000.
+  while (scaled >= 999.5 && unit < units.length - 1) {
+    scaled /= 1000;
+    unit++;
+  }
+  const digits = unit === 0 || scaled >= 999.5 ? scaled.toFixed(0) : scaled.toPrecision(3);
+  return `${digits} ${units[unit]}`;
 }
 
 /**

@@ -170,7 +170,7 @@ export function describe(generation: Generation, cache: string, { model }: Opene
   const { length } = sequence.cache;
   const stored = storedBytes(summary.cacheBytes);
   const rate = (tokens: number, seconds: number) =>
-    `${seconds.toFixed(1)} s, ${(tokens / seconds).toFixed(1)}/s`;
+    seconds > 0 ? `${seconds.toFixed(1)} s, ${(tokens / seconds).toFixed(1)}/s` : '0 s';
   const reused = reusedTokens > 0 ? `, ${reusedTokens} of them cached` : '';
   const smaller = (float16KeyValueBytes(model.config, length) / stored).toFixed(1);
   return (

@@ -186,7 +186,7 @@ function parseNumber(text: string): number {
 }
 
 /** Checks the grammar of a cache argument, and keeps it as the user wrote it. */
-function parseCacheArgument(text: string): string {
+export function parseCacheArgument(text: string): string {
   usage(() => parseCacheSpec(text));
   return text;
 }

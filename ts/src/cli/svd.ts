@@ -5,12 +5,12 @@
  */
 
 import { type Command, Option } from 'commander';
-import { parseCacheSpec, resolveCacheOptions } from '../cache/presets.js';
+import { resolveCacheOptions } from '../cache/presets.js';
 import { factorsOfCache, factorsOfModel, writeFactors } from '../io/svd-factors.js';
 import { computeFactors, withModel } from './backend.js';
 import { UsageError, usage } from './errors.js';
 import { formatBytes } from './format.js';
-import { addCommonOptions, addModelOption, type CommonOptions } from './options.js';
+import { addCommonOptions, addModelOption, type CommonOptions, parseCacheArgument } from './options.js';
 import { assertWritable, type Terminal, write, writeFileAtomically } from './terminal.js';
 
 interface SvdCommandOptions extends CommonOptions {
@@ -30,10 +30,7 @@ export function addSvdCommand(program: Command, terminal: Terminal): void {
       new Option(
         '-c, --cache <cache>',
         'only what this cache needs (default: whatever a cache can need)',
-      ).argParser((text) => {
-        usage(() => parseCacheSpec(text));
-        return text;
-      }),
+      ).argParser(parseCacheArgument),
     );
   addCommonOptions(command, 'print one JSON object');
   command.action((options: SvdCommandOptions) => runSvd(options, terminal));

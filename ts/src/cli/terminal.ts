@@ -85,12 +85,15 @@ export async function assertWritable(path: string): Promise<void> {
 
 /**
  * Writes a whole file or nothing: under another name in the same folder first, which then takes its place.
+ * What is there and is no file, for instance /dev/null, is written to, not replaced.
  *
  * @throws {LoadError} if it cannot be written
  */
 export async function writeFileAtomically(path: string, content: string | Uint8Array): Promise<void> {
   const temporary = join(dirname(path), `.${basename(path)}.${randomUUID()}.tmp`);
   try {
+    const present = await stat(path).catch(() => undefined);
+    if (present && !present.isFile()) return await writeFile(path, content);
     await writeFile(temporary, content, { flag: 'wx' });
     await rename(temporary, path);
   } catch (cause) {

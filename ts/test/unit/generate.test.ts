@@ -358,6 +358,7 @@ describe('bad input', () => {
     ['"maxTokens"', 'a', { maxTokens: 1.5 }],
     ['"prefillChunk"', 'a', { prefillChunk: 0 }],
     ['"stop"', 'a', { stop: '' }],
+    ['"logitBias token"', 'a', { logitBias: new Map([[257, 1]]) }],
     ['"temperature"', 'a', { temperature: -1 }],
     ['"cache"', 'a', { cache: 'zip' }],
     ['"bits"', 'a', { cache: 'xquant:5' }],

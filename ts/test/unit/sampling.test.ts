@@ -191,6 +191,10 @@ describe('logit bias', () => {
     const all = new Map([0, 1].map((id) => [id, Number.NEGATIVE_INFINITY]));
     expect(() => new Sampler({ logitBias: all }).sample(logits(1, 2))).toThrow(ConfigError);
   });
+
+  it('must name tokens that there are', () => {
+    expect(() => new Sampler({ logitBias: new Map([[2, 1]]) }).sample(logits(1, 2))).toThrow(RangeError);
+  });
 });
 
 describe('log probabilities', () => {
