@@ -7,6 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { addChatCommand } from './chat.js';
+import { addCheckCommand } from './check.js';
 import { EXIT, exitCodeOf, formatError, Interruption } from './errors.js';
 import { addGenerateCommand } from './generate.js';
 import { addInfoCommand } from './info.js';
@@ -14,6 +15,7 @@ import { addMemoryCommand } from './memory.js';
 import { addPerplexityCommand } from './perplexity.js';
 import { addSvdCommand } from './svd.js';
 import type { Terminal } from './terminal.js';
+import { addVectorsCommand } from './vectors.js';
 
 /** Columns of help texts, the same everywhere, so that docs/cli.md does not depend on a window. */
 const HELP_WIDTH = 100;
@@ -40,6 +42,8 @@ export function createProgram(terminal: Terminal): Command {
   addMemoryCommand(program, terminal);
   addSvdCommand(program, terminal);
   addInfoCommand(program, terminal);
+  addCheckCommand(program, terminal);
+  addVectorsCommand(program, terminal);
   return program;
 }
 

@@ -1,0 +1,146 @@
+/**
+ * Checks one case: recomputes its outputs with the reference, compares, and says what is wrong.
+ *
+ * A mismatch is a result, not an exception. What cannot be judged at all (a damaged file, a NaN among the
+ * inputs, an option that does not exist) is a case with verdict `error`.
+ *
+ * @module
+ */
+
+import { ConfigError, FormatError } from '../errors.js';
+import { compareTensor, missingTensor, type TensorReport, type Tolerance } from './compare.js';
+import { type Diagnosis, diagnose } from './diagnose.js';
+import { CaseInputs, type CheckCase } from './inputs.js';
+import type { CheckContext, ExpectedTensors } from './operation.js';
+import { findOperation } from './operations.js';
+
+/** Outcome of a case. `error`: it could not be judged. */
+export type CaseVerdict = 'pass' | 'fail' | 'inconclusive' | 'error';
+
+/** What was found out about one case. */
+export interface CaseReport {
+  /** File or folder. */
+  readonly name: string;
+  readonly operation: string;
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly verdict: CaseVerdict;
+  readonly seconds: number;
+  /** Outputs of the operation; those that the dump lacks have verdict `missing`. */
+  readonly tensors: readonly TensorReport[];
+  /** Known mistakes that explain the mismatches. */
+  readonly diagnoses: readonly Diagnosis[];
+  /** Why the case could not be judged. */
+  readonly error?: string;
+}
+
+/** Choices of a check. */
+export interface CheckOptions {
+  /** Instead of the derived bounds, for floats. */
+  readonly tolerance?: Tolerance;
+  /** Looks for known mistakes when something does not match. Default true. */
+  readonly diagnose?: boolean;
+}
+
+/**
+ * Checks a case.
+ *
+ * @throws only what is a fault of this package; see `verdict` and `error` for the rest
+ */
+export async function checkCase(
+  source: CheckCase,
+  context: CheckContext,
+  options: CheckOptions = {},
+): Promise<CaseReport> {
+  const start = performance.now();
+  const base = { name: source.name, operation: source.operation, options: source.options };
+  const seconds = () => (performance.now() - start) / 1000;
+  try {
+    const operation = findOperation(source.operation);
+    assertKnownOptions(source, operation.options);
+    const inputs = new CaseInputs(source);
+    const expected = await operation.run(inputs, context);
+    const tensors = compareOutputs(source, expected, options.tolerance);
+    if (tensors.every((tensor) => tensor.verdict === 'missing')) {
+      const names = Object.keys(expected).join(', ');
+      throw new FormatError(
+        source.name,
+        'outputs',
+        `the file has none of the outputs of ${source.operation}: ${names}`,
+      );
+    }
+    const verdict = worst(tensors);
+    const diagnoses =
+      verdict === 'fail' && options.diagnose !== false ? await diagnose(inputs, tensors, context) : [];
+    return { ...base, verdict, seconds: seconds(), tensors, diagnoses };
+  } catch (error) {
+    return errorReport(source, error, seconds());
+  }
+}
+
+/**
+ * The report of a case that could not be judged.
+ *
+ * @throws `error` itself if it is a fault of this package
+ */
+export function errorReport(
+  source: Pick<CheckCase, 'name'> & Partial<CheckCase>,
+  error: unknown,
+  seconds = 0,
+): CaseReport {
+  // What this package throws on purpose has a code or is about a range; anything else is a fault of ours.
+  if (!(error instanceof RangeError || (error instanceof Error && 'code' in error))) throw error;
+  const { name, operation = '', options = {} } = source;
+  return {
+    name,
+    operation,
+    options,
+    verdict: 'error',
+    seconds,
+    tensors: [],
+    diagnoses: [],
+    error: error.message,
+  };
+}
+
+/** Compares every output. */
+export function compareOutputs(
+  source: CheckCase,
+  expected: ExpectedTensors,
+  tolerance?: Tolerance,
+): TensorReport[] {
+  return Object.entries(expected).map(([name, tensor]) => {
+    const found = source.tensors.get(name);
+    return found ? compareTensor(name, tensor, found, tolerance) : missingTensor(name, tensor);
+  });
+}
+
+function worst(tensors: readonly TensorReport[]): CaseVerdict {
+  if (tensors.some(({ verdict }) => verdict === 'fail')) return 'fail';
+  return tensors.some(({ verdict }) => verdict === 'inconclusive') ? 'inconclusive' : 'pass';
+}
+
+/** Options that only describe a case. */
+const DESCRIPTIVE = [
+  'tokens',
+  'hiddenSize',
+  'seed',
+  'source',
+  'layer',
+  'description',
+  'tags',
+  'flags',
+  'comment',
+];
+
+/** A misspelt option would silently mean its default. */
+function assertKnownOptions(source: CheckCase, known: readonly { name: string }[]): void {
+  const names = known.map(({ name }) => name);
+  for (const [name, value] of Object.entries(source.options)) {
+    if (names.includes(name) || DESCRIPTIVE.includes(name)) continue;
+    throw new ConfigError(
+      `option "${name}" of ${source.operation}`,
+      value,
+      `absent; known are ${names.join(', ')}`,
+    );
+  }
+}

@@ -1,0 +1,169 @@
+/**
+ * Reads cases: a safetensors file that says in its metadata what it is, or a folder of `.npy` files with a
+ * `case.json`. And the manifest of the golden cases.
+ *
+ *     metadata    operation = "quantize"   options = "{\"bits\": 4, ...}"   version = "1"
+ *     case.json   { "operation": "quantize", "options": { "bits": 4, ... } }
+ *
+ * @module
+ */
+
+import { FormatError } from '../errors.js';
+import { readSafetensors, writeSafetensors } from '../io/safetensors.js';
+import { type ByteSource, type FileFolder, readText } from '../io/source.js';
+import type { CheckCase } from './inputs.js';
+import { readNpy } from './npy.js';
+import type { Tensor } from './tensor.js';
+
+/** Version of the conventions that this package reads. */
+export const CASE_VERSION = '1';
+
+/** The file in a folder of arrays that says what they are. */
+export const CASE_FILE = 'case.json';
+
+/** How one tensor of the manifest is compared. */
+export type ManifestComparison = 'exact' | { readonly absolute: number; readonly relative: number };
+
+/** One golden case in the manifest. */
+export interface ManifestCase {
+  /** File in golden/vectors. */
+  readonly file: string;
+  /** Hexadecimal. */
+  readonly sha256: string;
+  readonly operation: string;
+  readonly options: Readonly<Record<string, unknown>>;
+  readonly tensors: Readonly<
+    Record<
+      string,
+      {
+        readonly dtype: string;
+        readonly shape: readonly number[];
+        readonly role: 'input' | 'output';
+        readonly comparison?: ManifestComparison;
+      }
+    >
+  >;
+}
+
+/** golden/manifest.json. */
+export interface Manifest {
+  readonly version: string | number;
+  readonly cases: readonly ManifestCase[];
+}
+
+/**
+ * Reads a case from a safetensors file.
+ *
+ * @throws {FormatError} if the file is damaged, or does not say which operation it is about
+ * @throws {LoadError} if it cannot be read
+ */
+export async function readCase(source: ByteSource): Promise<CheckCase> {
+  return parseCase(await source.read(0, source.size), source.name);
+}
+
+/**
+ * Reads a case from the bytes of a safetensors file.
+ *
+ * @param bytes kept: the tensors are views on it
+ * @param name for messages
+ * @throws {FormatError} as {@link readCase}
+ */
+export function parseCase(bytes: Uint8Array, name: string): CheckCase {
+  const { metadata, tensors } = readSafetensors(bytes, name);
+  const { operation, options = '{}', version = CASE_VERSION } = metadata;
+  if (operation === undefined) {
+    throw new FormatError(
+      name,
+      '__metadata__',
+      'the metadata must name the "operation"; see xquant check --list',
+    );
+  }
+  if (version !== CASE_VERSION) {
+    throw new FormatError(
+      name,
+      'version',
+      `version ${version} is not ${CASE_VERSION}, the one that is read here`,
+    );
+  }
+  return { name, operation, options: parseOptions(options, name, 'options'), tensors };
+}
+
+/**
+ * Reads a case from a folder of `.npy` files.
+ *
+ * @throws {FormatError} if `case.json` or an array is not well formed
+ * @throws {LoadError} if a file cannot be read
+ */
+export async function readNpyCase(folder: FileFolder): Promise<CheckCase> {
+  const description = await folder.open(CASE_FILE);
+  if (!description) throw new FormatError(folder.name, CASE_FILE, 'a folder of arrays needs this file');
+  const parsed = parseOptions(await closing(description, readText), folder.name, CASE_FILE);
+  const { operation, options = {} } = parsed;
+  if (typeof operation !== 'string' || !isRecord(options)) {
+    throw new FormatError(folder.name, CASE_FILE, 'must be {"operation": "...", "options": {...}}');
+  }
+  const tensors = new Map<string, Tensor>();
+  for (const file of (await folder.list()) ?? []) {
+    if (!file.endsWith('.npy')) continue;
+    const source = await folder.open(file);
+    if (!source) continue;
+    const tensor = await closing(source, async (open) => readNpy(await open.read(0, open.size), open.name));
+    tensors.set(file.slice(0, -'.npy'.length), tensor);
+  }
+  return { name: folder.name, operation, options, tensors };
+}
+
+/**
+ * Writes a case as the bytes of a safetensors file.
+ *
+ * @param source its name is not written
+ * @returns fresh
+ */
+export function writeCase(source: CheckCase): Uint8Array {
+  const { operation, options, tensors } = source;
+  return writeSafetensors(new Map(tensors), {
+    operation,
+    options: JSON.stringify(options),
+    version: CASE_VERSION,
+  });
+}
+
+/**
+ * Parses golden/manifest.json.
+ *
+ * @throws {FormatError} if a case lacks its file, sha256 or operation
+ */
+export function parseManifest(text: string, name: string): Manifest {
+  const parsed = parseOptions(text, name, 'manifest');
+  if (!Array.isArray(parsed.cases)) throw new FormatError(name, 'cases', 'must be a list');
+  for (const [index, entry] of parsed.cases.entries()) {
+    for (const key of ['file', 'sha256', 'operation']) {
+      if (typeof entry?.[key] !== 'string')
+        throw new FormatError(name, `cases[${index}].${key}`, 'must be a string');
+    }
+  }
+  return parsed as unknown as Manifest;
+}
+
+function parseOptions(text: string, name: string, place: string): Record<string, unknown> {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (cause) {
+    throw new FormatError(name, place, `is not JSON: ${(cause as Error).message}`, { cause });
+  }
+  if (!isRecord(parsed)) throw new FormatError(name, place, 'must be a JSON object');
+  return parsed;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+async function closing<T>(source: ByteSource, use: (source: ByteSource) => Promise<T>): Promise<T> {
+  try {
+    return await use(source);
+  } finally {
+    await source.close();
+  }
+}

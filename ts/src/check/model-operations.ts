@@ -1,0 +1,261 @@
+/**
+ * The operations on whole layers and models: layer, decode, perplexity.
+ *
+ * @module
+ */
+
+import { ConfigError, ShapeError } from '../errors.js';
+import type { ModelConfig } from '../model/config.js';
+import { ReferenceModel } from '../model/transformer.js';
+import type { LayerWeights } from '../model/weights.js';
+import { add, type Matrix, row } from '../numerics/matrix.js';
+import { logSumExp } from '../sampling.js';
+import type { Expected } from './compare.js';
+import type { CaseInputs } from './inputs.js';
+import type { CheckContext, Operation, TensorDoc } from './operation.js';
+import { perturbedInputs } from './perturb.js';
+import { expectedRows } from './storage-operations.js';
+import { spreadBound } from './tolerance.js';
+
+/** Weight tensors of a dump and the names the model has for them. */
+const LAYER_MATRICES = {
+  w_q: 'wQ',
+  w_k: 'wK',
+  w_v: 'wV',
+  w_o: 'wO',
+  w_gate: 'wGate',
+  w_up: 'wUp',
+  w_down: 'wDown',
+} as const;
+
+const layer: Operation = {
+  name: 'layer',
+  summary: 'one transformer block, every key and value read back from the cache (teacher-forced)',
+  specification: 'xquant.md §4; docs/numerics.md "Whole layers"',
+  options: [
+    { name: 'cache', values: 'a cache argument, for instance xquant:4@paper' },
+    { name: 'heads', values: 'query heads' },
+    { name: 'kvHeads', values: 'key and value heads' },
+    { name: 'headDim', values: 'channels of a head' },
+    { name: 'layout', values: 'half | interleaved' },
+    { name: 'theta', values: 'base of the frequencies' },
+    { name: 'rmsNormEps', values: 'epsilon of the norms' },
+  ],
+  tensors: [
+    { name: 'hidden', role: 'input', dtype: 'F32', shape: '[tokens, hiddenSize]' },
+    { name: 'attention_norm', role: 'input', dtype: 'F32', shape: '[hiddenSize]' },
+    { name: 'mlp_norm', role: 'input', dtype: 'F32', shape: '[hiddenSize]' },
+    ...Object.keys(LAYER_MATRICES).map(
+      (name): TensorDoc => ({ name, role: 'input', dtype: 'F32', shape: '[outChannels, inChannels]' }),
+    ),
+    { name: 'output', role: 'output', dtype: 'F32', shape: '[tokens, hiddenSize]', comparison: 'bound' },
+  ],
+  async run(inputs) {
+    const baseline = await layerOutput(inputs);
+    const names = ['hidden', 'attention_norm', 'mlp_norm', ...Object.keys(LAYER_MATRICES)];
+    // A gain enters one product; its own length says nothing.
+    const perturbed: Float32Array[] = [];
+    for (const other of perturbedInputs(inputs, names, { attention_norm: 4, mlp_norm: 4 })) {
+      perturbed.push((await layerOutput(other)).data);
+    }
+    return { output: expectedRows(baseline, spreadBound(baseline.data, perturbed, baseline.columns)) };
+  },
+  runOnce: async (inputs) => ({ output: (await layerOutput(inputs)).data }),
+};
+
+/**
+ * The output of one block. The reference model has no function for a single layer, so it gets a model of one
+ * layer whose embedding is the given stream: token t has the t-th row.
+ *
+ * @returns [tokens, hiddenSize]
+ */
+export async function layerOutput(inputs: CaseInputs): Promise<Matrix> {
+  const hidden = inputs.matrix('hidden');
+  const weights = Object.fromEntries(
+    Object.entries(LAYER_MATRICES).map(([name, role]) => [role, inputs.matrix(name, 'row', 'column')]),
+  ) as Record<(typeof LAYER_MATRICES)[keyof typeof LAYER_MATRICES], Matrix>;
+  const layerWeights: LayerWeights<Matrix> = {
+    ...weights,
+    attentionNorm: inputs.floats('attention_norm', ['channel']).data,
+    mlpNorm: inputs.floats('mlp_norm', ['channel']).data,
+  };
+  const config: ModelConfig = {
+    architecture: 'llama',
+    hiddenSize: hidden.columns,
+    intermediateSize: weights.wGate.rows,
+    numHiddenLayers: 1,
+    numAttentionHeads: inputs.count('heads'),
+    numKeyValueHeads: inputs.count('kvHeads'),
+    headDim: inputs.count('headDim'),
+    vocabSize: hidden.rows,
+    maxPositionEmbeddings: hidden.rows,
+    rmsNormEps: inputs.number('rmsNormEps'),
+    ropeTheta: inputs.number('theta'),
+    ropeLayout: inputs.word('layout', ['half', 'interleaved']),
+    tieWordEmbeddings: true,
+  };
+  const outputNorm = new Float32Array(hidden.columns).fill(1);
+  const model = new ReferenceModel(config, {
+    embedding: hidden,
+    output: hidden,
+    outputNorm,
+    layers: [layerWeights],
+  });
+  const { cache } = inputs.case.options;
+  if (typeof cache !== 'string') throw new ConfigError('cache', cache, 'a cache argument');
+  let output = hidden;
+  await model.forward(
+    Array.from({ length: hidden.rows }, (_, token) => token),
+    model.createCache(cache),
+    {
+      mode: 'teacherForced',
+      onTensor({ tensor, value }) {
+        if (tensor === 'attentionOutput' || tensor === 'mlpOutput') output = add(output, value);
+      },
+    },
+  );
+  return output;
+}
+
+/** Logits of a whole model in f32 are not determined further than this, in units of the largest logit. */
+const LOGIT_TOLERANCE = 2 ** -10;
+
+const decode: Operation = {
+  name: 'decode',
+  summary: 'greedy generation with an embedded model through a cache',
+  specification: 'xquant.md §4; docs/numerics.md "Whole models"',
+  options: [
+    { name: 'model', values: 'books-mha | books-gqa' },
+    { name: 'cache', values: 'a cache argument' },
+  ],
+  tensors: [
+    { name: 'prompt', role: 'input', dtype: 'I32', shape: '[tokens]' },
+    { name: 'ids', role: 'output', dtype: 'I32', shape: '[generated]', comparison: 'exact' },
+    { name: 'last_logits', role: 'output', dtype: 'F32', shape: '[vocabSize]', comparison: 'bound' },
+    { name: 'top_gap', role: 'output', dtype: 'F32', shape: '[generated]', comparison: 'bound' },
+  ],
+  async run(inputs, context) {
+    const { model, cache } = await modelAndCache(inputs, context);
+    const prompt = Array.from(inputs.integers('prompt').data);
+    const dumped = inputs.case.tensors.get('ids')?.shape[0] ?? 64;
+    const count = Math.min(dumped, context.maxDecodeTokens ?? dumped);
+    const ids = new Int32Array(count);
+    const gaps = new Float32Array(count);
+    const noise = new Float64Array(count);
+    let next = prompt;
+    let logits: Float32Array = new Float32Array(0);
+    for (let i = 0; i < count; i++) {
+      logits = (await model.forward(next, cache)).data;
+      const [first, second] = topTwo(logits);
+      ids[i] = first;
+      gaps[i] = logits[first] - logits[second];
+      noise[i] = LOGIT_TOLERANCE * largest(logits);
+      next = [first];
+    }
+    // After the first id that could have been another one, everything may be different.
+    const firstUndecided = gaps.findIndex((gap, i) => gap <= 2 * noise[i]);
+    const undecided = (index: number) => firstUndecided >= 0 && index >= firstUndecided;
+    const outputs: Record<string, Expected> = {
+      ids: {
+        dtype: 'I32',
+        values: ids,
+        shape: [count],
+        dimensions: ['step'],
+        stored: true,
+        isUndecided: undecided,
+      },
+      top_gap: {
+        dtype: 'F32',
+        values: gaps,
+        shape: [count],
+        dimensions: ['step'],
+        bound: (index) => 2 * noise[index],
+        isUndecided: undecided,
+      },
+    };
+    if (count === dumped) {
+      outputs.last_logits = {
+        dtype: 'F32',
+        values: logits,
+        shape: [logits.length],
+        dimensions: ['id'],
+        bound: () => noise[count - 1],
+        isUndecided: () => firstUndecided >= 0 && firstUndecided < count - 1,
+      };
+    }
+    return outputs;
+  },
+};
+
+/** Mean log-likelihoods of a window are averages over its tokens; flips of codes average out. */
+const NLL_TOLERANCE = 2 ** -10;
+
+const perplexity: Operation = {
+  name: 'perplexity',
+  summary: 'mean negative log-likelihood of windows, every key and value from the cache (teacher-forced)',
+  specification: 'xquant.md §4; baselines.md §6; docs/numerics.md "Whole models"',
+  options: [
+    { name: 'model', values: 'books-mha | books-gqa' },
+    { name: 'cache', values: 'a cache argument' },
+  ],
+  tensors: [
+    { name: 'tokens', role: 'input', dtype: 'I32', shape: '[windows, windowLength]' },
+    { name: 'window_nll', role: 'output', dtype: 'F32', shape: '[windows]', comparison: 'bound' },
+  ],
+  async run(inputs, context) {
+    const { model } = await modelAndCache(inputs, context);
+    const { shape, data } = inputs.integers('tokens');
+    if (shape.length !== 2) throw new ShapeError('perplexity', 'tokens', ['windows', 'windowLength'], shape);
+    const [windows, length] = shape;
+    const losses = new Float32Array(windows);
+    for (let w = 0; w < windows; w++) {
+      const ids = Array.from(data.subarray(w * length, (w + 1) * length));
+      const cache = model.createCache(inputs.case.options.cache as string);
+      const logits = await model.forward(ids, cache, { mode: 'teacherForced', logits: 'all' });
+      let sum = 0;
+      for (let t = 0; t + 1 < length; t++) sum += logSumExp(row(logits, t)) - row(logits, t)[ids[t + 1]];
+      losses[w] = sum / (length - 1);
+    }
+    return {
+      window_nll: {
+        dtype: 'F32',
+        values: losses,
+        shape: [windows],
+        dimensions: ['window'],
+        bound: (index) => NLL_TOLERANCE * Math.abs(losses[index]),
+      },
+    };
+  },
+};
+
+/** Operations on whole layers and models. */
+export const MODEL_OPERATIONS: readonly Operation[] = [layer, decode, perplexity];
+
+async function modelAndCache(inputs: CaseInputs, context: CheckContext) {
+  const { model: name, cache } = inputs.case.options;
+  if (typeof name !== 'string') throw new ConfigError('model', name, 'the name of an embedded model');
+  if (typeof cache !== 'string') throw new ConfigError('cache', cache, 'a cache argument');
+  const model = await context.loadModel(name);
+  return { model, cache: model.createCache(cache) };
+}
+
+/** Indices of the largest and second largest value; the first among equals. */
+function topTwo(values: Float32Array): [number, number] {
+  let first = 0;
+  let second = -1;
+  for (let i = 1; i < values.length; i++) {
+    if (values[i] > values[first]) {
+      second = first;
+      first = i;
+    } else if (second < 0 || values[i] > values[second]) {
+      second = i;
+    }
+  }
+  return [first, second];
+}
+
+function largest(values: Float32Array): number {
+  let result = 0;
+  for (const value of values) result = Math.max(result, Math.abs(value));
+  return result;
+}

@@ -1,0 +1,74 @@
+/**
+ * What an operation of a cross-check is: its tensors, its options, and the reference that computes it.
+ *
+ * @module
+ */
+
+import type { LanguageModel } from '../model/language-model.js';
+import type { Expected } from './compare.js';
+import type { CaseInputs } from './inputs.js';
+
+/** One tensor of an operation, as `xquant check --list` prints it. */
+export interface TensorDoc {
+  readonly name: string;
+  readonly role: 'input' | 'output';
+  /** Element type of the golden files; a dump may use others. */
+  readonly dtype: string;
+  /** Named sizes: `[tokens, channels]`. */
+  readonly shape: string;
+  /** How an output is compared. */
+  readonly comparison?: 'exact' | 'bound';
+  /** When the tensor is there, if not always. */
+  readonly when?: string;
+}
+
+/** One option of an operation. */
+export interface OptionDoc {
+  readonly name: string;
+  readonly values: string;
+  readonly optional?: boolean;
+}
+
+/** What operations need besides the dump. */
+export interface CheckContext {
+  /**
+   * One of the embedded models by name. The caller owns and caches it.
+   *
+   * @throws {LoadError} if it cannot be had
+   */
+  loadModel(name: string): Promise<LanguageModel>;
+  /** Generated tokens that `decode` compares; the rest is left out. Default: all. */
+  readonly maxDecodeTokens?: number;
+}
+
+/** Expected outputs by tensor name. */
+export type ExpectedTensors = Readonly<Record<string, Expected>>;
+
+/** An operation that can be checked. */
+export interface Operation {
+  readonly name: string;
+  /** One line. */
+  readonly summary: string;
+  /** Where the specification defines it. */
+  readonly specification: string;
+  readonly options: readonly OptionDoc[];
+  readonly tensors: readonly TensorDoc[];
+  /**
+   * Computes the outputs with the reference.
+   *
+   * @throws {FormatError | ShapeError | ConfigError | NumericError} if the case cannot be computed
+   */
+  run(inputs: CaseInputs, context: CheckContext): ExpectedTensors | Promise<ExpectedTensors>;
+  /** The values alone, where finding the bounds takes many runs. */
+  runOnce?(
+    inputs: CaseInputs,
+  ): Readonly<Record<string, Float32Array>> | Promise<Readonly<Record<string, Float32Array>>>;
+}
+
+/** Options of every operation that stores groups. */
+export const GROUPED_OPTIONS: readonly OptionDoc[] = [
+  { name: 'bits', values: '1 | 2 | 3 | 4 | 8' },
+  { name: 'groupSize', values: 'elements per scale (128)', optional: true },
+  { name: 'range', values: 'minmax | mse', optional: true },
+  { name: 'rotation', values: 'none | hadamard', optional: true },
+];

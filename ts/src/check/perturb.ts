@@ -1,0 +1,69 @@
+/**
+ * Inputs changed within the backward error of f32, to see how far a correct kernel's result may be off.
+ *
+ * A dot product of length n computed in f32 is the exact dot product of numbers that are off by a relative
+ * `n u` at most. So the reference, run on weights that are off by that much, shows what a correct kernel
+ * may give; that includes codes that flip because a value stands at a tie. Used where an operation is a chain
+ * of sums, for which a bound that assumes the worst at every step says nothing.
+ *
+ * @module
+ */
+
+import type { CaseInputs } from './inputs.js';
+import { tensorOf } from './tensor.js';
+import { F32_ROUNDOFF } from './tolerance.js';
+
+/** Runs of the reference; a row whose result can move moves in one of them with probability 1 - 2^-8. */
+export const PERTURBED_RUNS = 8;
+
+/**
+ * The case with float inputs moved, some times over, the same way each time.
+ *
+ * @param names tensors to move, where present
+ * @param terms length of the sums that a tensor enters, where it is not its last size
+ */
+export function perturbedInputs(
+  inputs: CaseInputs,
+  names: readonly string[],
+  terms: Readonly<Record<string, number>> = {},
+): CaseInputs[] {
+  const theta = inputs.case.options.theta;
+  return Array.from({ length: PERTURBED_RUNS }, (_, run) => {
+    const random = noise(0x9e3779b9 + run);
+    const tensors = Object.fromEntries(
+      names
+        .filter((name) => inputs.has(name))
+        .map((name) => {
+          const { shape } = inputs.tensor(name);
+          const dimensions = shape.map((_, d) => `axis ${d}`);
+          const { data } = inputs.floats(name, dimensions);
+          const size = (terms[name] ?? shape.at(-1) ?? 1) * F32_ROUNDOFF;
+          return [
+            name,
+            tensorOf(
+              Float32Array.from(data, (value) => value * (1 + size * random())),
+              shape,
+            ),
+          ];
+        }),
+    );
+    // The angle of RoPE in f32 is off as if theta were: see ropeBound.
+    const options =
+      typeof theta === 'number'
+        ? { theta: theta * (1 + (Math.log(theta) + 4) * F32_ROUNDOFF * random()) }
+        : undefined;
+    return inputs.with({ tensors, options });
+  });
+}
+
+/** Uniform numbers in [-1, 1) from a seed (mulberry32, public domain). */
+function noise(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 31 - 1;
+  };
+}

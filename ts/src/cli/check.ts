@@ -1,0 +1,191 @@
+/**
+ * `xquant check`: compares dumps of a kernel with the reference and says what is wrong.
+ *
+ * @module
+ */
+
+import { join } from 'node:path';
+import { type Command, InvalidArgumentError } from 'commander';
+import { type CaseReport, checkCase, errorReport } from '../check/check.js';
+import type { Tolerance } from '../check/compare.js';
+import { CASE_FILE, readCase, readNpyCase } from '../check/golden.js';
+import type { CheckCase } from '../check/inputs.js';
+import type { CheckContext } from '../check/operation.js';
+import {
+  formatCase,
+  formatJson,
+  formatJunit,
+  formatOperations,
+  formatSummary,
+  summarize,
+} from '../check/report.js';
+import { LoadError } from '../errors.js';
+import { loadModelFile } from '../io/load-model.js';
+import { directoryFolder, fileSource, isDirectory } from '../io/node-file.js';
+import type { LanguageModel } from '../model/language-model.js';
+import { ReferenceModel } from '../model/transformer.js';
+import { referenceWeights } from '../model/weights.js';
+import { UsageError } from './errors.js';
+import { type Terminal, write, writeFileAtomically } from './terminal.js';
+
+interface CheckCommandOptions {
+  readonly json?: boolean;
+  readonly junit?: string;
+  readonly tolerance?: Tolerance;
+  readonly list?: boolean;
+  readonly verbose?: boolean;
+  readonly diagnose: boolean;
+}
+
+/** Outputs that do not match. The report has been printed; this is the last line and the exit code. */
+export class MismatchError extends Error {
+  override readonly name = 'MismatchError';
+}
+
+/** Adds the command. */
+export function addCheckCommand(program: Command, terminal: Terminal): void {
+  program
+    .command('check')
+    .description("compare a kernel's dumped outputs with the reference, and name the mistake")
+    .argument('[path...]', `safetensors files, folders of them, or folders of .npy files with a ${CASE_FILE}`)
+    .option('--json', 'print the report as one JSON object')
+    .option('--junit <file>', 'also write a JUnit XML report')
+    .option(
+      '--tolerance <absolute[,relative]>',
+      'instead of the derived bounds, for floats; codes and what is stored stay exact',
+      parseTolerance,
+    )
+    .option('--no-diagnose', 'do not look for the mistake')
+    .option('--list', 'print all operations with their options and tensors')
+    .option(
+      '--verbose',
+      'show histograms and differences within the bounds too; errors with their stack',
+      false,
+    )
+    .addHelpText(
+      'after',
+      '\nExit codes: 0 everything matches, 1 a mismatch, 2 a file that cannot be judged or a wrong command.',
+    )
+    .action((paths: string[], options: CheckCommandOptions) => runCheck(paths, options, terminal));
+}
+
+async function runCheck(
+  paths: readonly string[],
+  options: CheckCommandOptions,
+  terminal: Terminal,
+): Promise<void> {
+  const { stdout, signal } = terminal;
+  if (options.list) {
+    await write(stdout, formatOperations(), signal);
+    return;
+  }
+  if (paths.length === 0) throw new UsageError('name at least one file or folder, or use --list');
+  const context = modelContext(signal);
+  const reports: CaseReport[] = [];
+  try {
+    // One case at a time: what is read for one is free before the next.
+    for await (const open of findCases(paths)) {
+      signal.throwIfAborted();
+      const report = await checkOne(open, context, options);
+      reports.push(report);
+      if (!options.json) await write(stdout, formatCase(report, options.verbose), signal);
+    }
+  } finally {
+    await context.dispose();
+  }
+  if (options.json) await write(stdout, formatJson(reports), signal);
+  else await write(stdout, formatSummary(summarize(reports)), signal);
+  if (options.junit !== undefined) await writeFileAtomically(options.junit, formatJunit(reports));
+
+  const { cases, fail, error } = summarize(reports);
+  if (fail > 0) throw new MismatchError(`${fail} of ${cases} cases do not match`);
+  if (error > 0) throw new UsageError(`${error} of ${cases} cases cannot be judged`);
+}
+
+interface FoundCase {
+  readonly name: string;
+  read(): Promise<CheckCase>;
+}
+
+async function checkOne(
+  found: FoundCase,
+  context: CheckContext,
+  { tolerance, diagnose }: CheckCommandOptions,
+): Promise<CaseReport> {
+  let source: CheckCase;
+  try {
+    source = await found.read();
+  } catch (error) {
+    return errorReport({ name: found.name }, error);
+  }
+  return checkCase(source, context, { tolerance, diagnose });
+}
+
+/**
+ * The cases at the given paths, in the order of their names.
+ *
+ * @throws {LoadError} if there is nothing at a path
+ */
+async function* findCases(paths: readonly string[]): AsyncIterable<FoundCase> {
+  for (const path of paths) {
+    if (!(await isDirectory(path))) {
+      yield fileCase(path);
+      continue;
+    }
+    const files = (await directoryFolder(path).list()) ?? [];
+    const tensors = files.filter((file) => file.endsWith('.safetensors'));
+    if (files.includes(CASE_FILE)) yield { name: path, read: () => readNpyCase(directoryFolder(path)) };
+    else if (tensors.length === 0) throw new LoadError(path, `has no .safetensors files and no ${CASE_FILE}`);
+    for (const file of tensors) yield fileCase(join(path, file));
+  }
+}
+
+function fileCase(path: string): FoundCase {
+  return {
+    name: path,
+    async read() {
+      if (path.endsWith('.npy')) {
+        throw new UsageError(`${path}: give the folder, which needs a ${CASE_FILE}`);
+      }
+      const source = await fileSource(path);
+      try {
+        return await readCase(source);
+      } finally {
+        await source.close();
+      }
+    },
+  };
+}
+
+/** Embedded models for `decode` and `perplexity`, each loaded once. */
+export function modelContext(signal: AbortSignal): CheckContext & { dispose(): Promise<void> } {
+  const models = new Map<string, Promise<LanguageModel>>();
+  return {
+    loadModel(name) {
+      let found = models.get(name);
+      if (!found) {
+        found = loadModelFile(name, { signal }).then(
+          ({ config, weights }) => new ReferenceModel(config, referenceWeights(weights)),
+        );
+        models.set(name, found);
+      }
+      return found;
+    },
+    async dispose() {
+      for (const model of models.values()) await (await model.catch(() => undefined))?.dispose();
+    },
+  };
+}
+
+function parseTolerance(text: string): Tolerance {
+  const parts = text.split(',').map((part) => part.trim());
+  const numbers = parts.map(Number);
+  if (
+    parts.length > 2 ||
+    parts.includes('') ||
+    numbers.some((value) => !(value >= 0 && Number.isFinite(value)))
+  ) {
+    throw new InvalidArgumentError('It must be ABSOLUTE or ABSOLUTE,RELATIVE, neither negative.');
+  }
+  return { absolute: numbers[0], relative: numbers[1] ?? 0 };
+}
