@@ -15,6 +15,7 @@ import { assertIndex, assertPositiveInteger, ConfigError, ShapeError } from './e
 import type { ForwardOptions, LanguageModel } from './model/language-model.js';
 import { type Matrix, row } from './numerics/matrix.js';
 import { type SampledToken, Sampler, type SamplingOptions } from './sampling.js';
+import { StopFilter } from './stop-filter.js';
 
 /** The cache that is used unless another one is asked for. */
 export const DEFAULT_CACHE = 'xquant-cl:2@tuned';
@@ -98,7 +99,7 @@ export interface GenerationSummary {
   readonly reusedTokens: number;
   readonly generatedTokens: number;
   readonly prefillSeconds: number;
-  /** Seconds from the end of prefill to the end. */
+  /** Of sampling and of the passes after prefill; what the caller does between tokens does not count. */
   readonly generateSeconds: number;
   /** Undefined while it runs. */
   readonly stopReason: StopReason | undefined;
@@ -203,6 +204,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     options: GenerateOptions,
   ) {
     const { cache = DEFAULT_CACHE, stop = [], ignoreEos, logitBias, prefillChunk, maxTokens } = options;
+    // Looked at before encoding: a BOS token in front would make an empty text look like one.
     if (prompt.length === 0) throw new ConfigError('prompt', '', 'at least one token');
     this.prompt = Array.from(typeof prompt === 'string' ? tokenizer.encode(prompt) : prompt);
     const context = model.config.maxPositionEmbeddings;
@@ -262,8 +264,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     try {
       let logits = await this.#prefill();
       let reason: StopReason | undefined = maxTokens === 0 ? 'maxTokens' : undefined;
-      const started = performance.now();
       while (reason === undefined) {
+        let started = performance.now();
         const token = this.#sampler.sample(row(logits, 0), history);
         this.#ids.push(token.id);
         history.push(token.id);
@@ -277,10 +279,12 @@ export class Generation implements AsyncIterable<GeneratedToken> {
         if (stopped) reason = 'stopString';
 
         this.#text += text;
-        this.#generateSeconds = (performance.now() - started) / 1000;
         if (reason !== undefined) this.#stopReason = reason;
+        this.#generateSeconds += (performance.now() - started) / 1000;
         yield { ...token, text };
+        started = performance.now();
         if (reason === undefined) logits = await this.sequence.run(this.#model, [token.id], { signal });
+        this.#generateSeconds += (performance.now() - started) / 1000;
       }
       this.#stopReason = reason;
     } finally {
@@ -310,50 +314,5 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     }
     this.#prefillSeconds = (performance.now() - started) / 1000;
     return logits;
-  }
-}
-
-/** Lets text through, but for stop strings and what may be the beginning of one. */
-export class StopFilter {
-  readonly #stops: readonly string[];
-  #held = '';
-
-  /**
-   * @param stops not empty strings
-   * @throws {ConfigError} if one is empty
-   */
-  constructor(stops: readonly string[]) {
-    for (const stop of stops) {
-      if (typeof stop !== 'string' || stop === '') throw new ConfigError('stop', stop, 'a string, not empty');
-    }
-    this.#stops = stops;
-  }
-
-  /**
-   * Takes the next piece of text.
-   *
-   * @param last whether no more will come: what was held back is given out
-   * @returns text that can be shown, and whether a stop string was found behind it
-   */
-  push(piece: string, last = false): { text: string; stopped: boolean } {
-    this.#held += piece;
-    const found = this.#stops.map((stop) => this.#held.indexOf(stop)).filter((at) => at >= 0);
-    if (found.length > 0) return { text: this.#release(Math.min(...found), true), stopped: true };
-    return { text: this.#release(last ? this.#held.length : this.#safeLength(), last), stopped: false };
-  }
-
-  /** Length of the held text up to the first place where a stop string could begin. */
-  #safeLength(): number {
-    for (let at = 0; at < this.#held.length; at++) {
-      const rest = this.#held.slice(at);
-      if (this.#stops.some((stop) => stop.startsWith(rest))) return at;
-    }
-    return this.#held.length;
-  }
-
-  #release(length: number, forget: boolean): string {
-    const text = this.#held.slice(0, length);
-    this.#held = forget ? '' : this.#held.slice(length);
-    return text;
   }
 }

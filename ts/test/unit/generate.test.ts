@@ -1,13 +1,7 @@
 import { fc, test as propertyTest } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
-import { CacheStateError, ConfigError, ShapeError } from '../../src/errors.js';
-import {
-  CachedSequence,
-  type GeneratedToken,
-  type GenerateOptions,
-  generate,
-  StopFilter,
-} from '../../src/generate.js';
+import { CacheStateError, ShapeError } from '../../src/errors.js';
+import { CachedSequence, type GeneratedToken, type GenerateOptions, generate } from '../../src/generate.js';
 import type { ForwardOptions, LanguageModel } from '../../src/model/language-model.js';
 import { type Matrix, matrix } from '../../src/numerics/matrix.js';
 import { logSumExp } from '../../src/sampling.js';
@@ -145,36 +139,6 @@ describe('text', () => {
     expect((await run.finish()).text).toBe('a STO b ');
     const cut = generate(speaking('a STO'), tokenizer, '?', { stop: ['STOP'] });
     expect(await cut.finish()).toMatchObject({ text: 'a STO', stopReason: 'endOfSequence' });
-  });
-});
-
-describe('stop strings', () => {
-  const piece = fc.stringMatching(/^[ab]{0,5}$/);
-  propertyTest.prop([
-    fc.array(piece, { maxLength: 12 }),
-    fc.array(fc.stringMatching(/^[ab]{1,4}$/), { maxLength: 3 }),
-  ])('however the text is cut, what is shown is what stands before the first of them', (pieces, stops) => {
-    const text = pieces.join('');
-    const places = stops.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
-    const expected = places.length > 0 ? text.slice(0, Math.min(...places)) : text;
-
-    const filter = new StopFilter(stops);
-    let shown = '';
-    let stopped = false;
-    for (const [i, each] of [...pieces, ''].entries()) {
-      if (stopped) break;
-      const out = filter.push(each, i === pieces.length);
-      shown += out.text;
-      stopped = out.stopped;
-    }
-    expect(stopped).toBe(places.length > 0);
-    // With several stop strings one may be complete while an earlier, longer one is still open.
-    if (stops.length < 2) expect(shown).toBe(expected);
-    else expect(expected.startsWith(shown) || shown.startsWith(expected)).toBe(true);
-  });
-
-  it('must not be empty', () => {
-    expect(() => new StopFilter([''])).toThrow(ConfigError);
   });
 });
 
