@@ -145,6 +145,38 @@ export function parseManifest(text: string, name: string): Manifest {
   return parsed as unknown as Manifest;
 }
 
+/**
+ * What is wrong with a folder of vectors: files that are missing or changed, and files nobody knows.
+ *
+ * @param folder with the files of the manifest
+ * @returns one sentence for each problem; empty if all is well
+ * @throws {LoadError} if a file cannot be read
+ */
+export async function manifestProblems(manifest: Manifest, folder: FileFolder): Promise<string[]> {
+  const problems: string[] = [];
+  for (const { file, sha256 } of manifest.cases) {
+    const source = await folder.open(file);
+    if (!source) {
+      problems.push(`${file} is in the manifest and not in the folder`);
+      continue;
+    }
+    const found = await closing(source, async (open) => sha256Of(await open.read(0, open.size)));
+    if (found !== sha256.toLowerCase()) {
+      problems.push(`${file} has sha256 ${found}, and the manifest says ${sha256}`);
+    }
+  }
+  const known = new Set(manifest.cases.map(({ file }) => file));
+  for (const file of (await folder.list()) ?? []) {
+    if (file.endsWith('.safetensors') && !known.has(file)) problems.push(`${file} is not in the manifest`);
+  }
+  return problems;
+}
+
+async function sha256Of(bytes: Uint8Array): Promise<string> {
+  const digest = await crypto.subtle.digest('SHA-256', Uint8Array.from(bytes));
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
 function parseOptions(text: string, name: string, place: string): Record<string, unknown> {
   let parsed: unknown;
   try {

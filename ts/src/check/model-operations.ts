@@ -228,14 +228,66 @@ const perplexity: Operation = {
   },
 };
 
-/** Operations on whole layers and models. */
-export const MODEL_OPERATIONS: readonly Operation[] = [layer, decode, perplexity];
+const logits: Operation = {
+  name: 'logits',
+  summary: 'logits of an embedded model at some positions of some prompts, each in one pass',
+  specification: 'docs/numerics.md "Whole models"',
+  options: [
+    { name: 'model', values: 'books-mha | books-gqa' },
+    { name: 'cache', values: 'a cache argument (kv)', optional: true },
+    { name: 'promptStarts', values: 'where the prompts come from', optional: true },
+  ],
+  tensors: [
+    { name: 'tokens', role: 'input', dtype: 'I32', shape: '[prompts, length]' },
+    { name: 'positions', role: 'input', dtype: 'I32', shape: '[positions]' },
+    {
+      name: 'logits',
+      role: 'output',
+      dtype: 'F32',
+      shape: '[prompts, positions, vocabSize]',
+      comparison: 'bound',
+    },
+  ],
+  async run(inputs, context) {
+    const { shape, data } = inputs.integers('tokens');
+    if (shape.length !== 2) throw new ShapeError('logits', 'tokens', ['prompts', 'length'], shape);
+    const [prompts, length] = shape;
+    const positions = Array.from(inputs.integers('positions').data);
+    const outside = positions.find((position) => position < 0 || position >= length);
+    if (outside !== undefined) throw new RangeError(`"positions" must be below ${length}, got ${outside}`);
+    const all: Float32Array[] = [];
+    for (let p = 0; p < prompts; p++) {
+      const { model, cache } = await modelAndCache(inputs, context, 'kv');
+      const ids = data.subarray(p * length, (p + 1) * length);
+      const result = await model.forward(ids, cache, { logits: 'all' });
+      for (const position of positions) all.push(row(result, position));
+    }
+    const vocabSize = all[0]?.length ?? 0;
+    const values = new Float32Array(all.length * vocabSize);
+    all.forEach((each, i) => {
+      values.set(each, i * vocabSize);
+    });
+    const noise = all.map((each) => LOGIT_TOLERANCE * largest(each));
+    return {
+      logits: {
+        dtype: 'F32',
+        values,
+        shape: [prompts, positions.length, vocabSize],
+        dimensions: ['prompt', 'position', 'id'],
+        bound: (index) => noise[Math.floor(index / vocabSize)],
+      },
+    };
+  },
+};
 
-async function modelAndCache(inputs: CaseInputs, context: CheckContext) {
-  const { model: name, cache } = inputs.case.options;
+/** Operations on whole layers and models. */
+export const MODEL_OPERATIONS: readonly Operation[] = [layer, logits, decode, perplexity];
+
+async function modelAndCache(inputs: CaseInputs, context: CheckContext, defaultCache?: string) {
+  const { model: name, cache = defaultCache } = inputs.case.options;
   if (typeof name !== 'string') throw new ConfigError('model', name, 'the name of an embedded model');
   if (typeof cache !== 'string') throw new ConfigError('cache', cache, 'a cache argument');
-  const model = await context.loadModel(name);
+  const model = await context.loadModel(name.replace(/\.gguf$/, ''));
   return { model, cache: model.createCache(cache) };
 }
 

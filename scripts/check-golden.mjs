@@ -1,0 +1,29 @@
+/**
+ * Checks all golden cases with the reference, the slow ones too: all generated ids and the perplexities.
+ * Takes minutes. Needs a build.
+ */
+
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { checkCase } from '../dist/check/check.js';
+import { manifestProblems, parseCase, parseManifest } from '../dist/check/golden.js';
+import { formatCase, formatSummary, summarize } from '../dist/check/report.js';
+import { modelContext } from '../dist/cli/check.js';
+import { directoryFolder } from '../dist/io/node-file.js';
+
+const golden = fileURLToPath(new URL('../golden/', import.meta.url));
+const manifest = parseManifest(readFileSync(`${golden}manifest.json`, 'utf8'), 'golden/manifest.json');
+const problems = await manifestProblems(manifest, directoryFolder(`${golden}vectors`));
+for (const problem of problems) process.stdout.write(`${problem}\n`);
+
+const context = modelContext(new AbortController().signal);
+const reports = [];
+for (const { file } of manifest.cases) {
+  const report = await checkCase(parseCase(readFileSync(`${golden}vectors/${file}`), file), context);
+  reports.push(report);
+  process.stdout.write(formatCase(report));
+}
+await context.dispose();
+const summary = summarize(reports);
+process.stdout.write(formatSummary(summary));
+process.exitCode = problems.length + summary.fail + summary.error > 0 ? 1 : 0;

@@ -1,0 +1,142 @@
+/**
+ * Every golden case, made on a GPU by code that shares nothing with this package, against every
+ * implementation: what is stored and greedy ids exactly, floats within the bounds of docs/numerics.md. The
+ * largest error is printed also when green.
+ *
+ * `decode` compares the first ids only and `perplexity` is left out, since they take minutes; with
+ * XQUANT_GOLDEN=all, or by `node scripts/check-golden.mjs`, everything runs.
+ */
+
+import { existsSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, it } from 'vitest';
+import { checkCase } from '../../src/check/check.js';
+import { compareTensor, type TensorReport } from '../../src/check/compare.js';
+import { manifestProblems, parseCase, parseManifest } from '../../src/check/golden.js';
+import { CaseInputs } from '../../src/check/inputs.js';
+import { findOperation } from '../../src/check/operations.js';
+import { formatCase } from '../../src/check/report.js';
+import { type Numbers, numbersOf, type Tensor } from '../../src/check/tensor.js';
+import { modelContext } from '../../src/cli/check.js';
+import { directoryFolder } from '../../src/io/node-file.js';
+import { memorySource } from '../../src/io/source.js';
+import { IMPLEMENTATIONS } from './implementations.js';
+
+const golden = fileURLToPath(new URL('../../../golden/', import.meta.url));
+const manifestPath = `${golden}manifest.json`;
+const everything = process.env.XQUANT_GOLDEN === 'all';
+const SLOW = ['perplexity'];
+const QUICK_IDS = 16;
+
+const context = {
+  ...modelContext(new AbortController().signal),
+  maxDecodeTokens: everything ? undefined : QUICK_IDS,
+};
+afterAll(() => context.dispose());
+
+const hasManifest = existsSync(manifestPath);
+if (!hasManifest) console.log('skipped: golden cases, since golden/manifest.json is not there');
+const manifest = hasManifest
+  ? parseManifest(readFileSync(manifestPath, 'utf8'), manifestPath)
+  : { version: '1', cases: [] };
+const cases = manifest.cases.filter(({ operation }) => everything || !SLOW.includes(operation));
+
+function read(file: string) {
+  return parseCase(readFileSync(`${golden}vectors/${file}`), file);
+}
+
+describe.skipIf(!hasManifest)('the folder of golden vectors', () => {
+  it('holds the files of the manifest, unchanged, and no others', async () => {
+    expect(await manifestProblems(manifest, directoryFolder(`${golden}vectors`))).toEqual([]);
+  });
+
+  it('says in each file what the manifest says', () => {
+    for (const { file, operation, options, tensors } of manifest.cases) {
+      const source = read(file);
+      expect({ file, operation: source.operation, options: source.options }).toEqual({
+        file,
+        operation,
+        options,
+      });
+      const shapes = [...source.tensors].map(([name, { dtype, shape }]) => [name, { dtype, shape }]);
+      const claimed = Object.entries(tensors).map(([name, { dtype, shape }]) => [name, { dtype, shape }]);
+      expect(Object.fromEntries(shapes), file).toEqual(Object.fromEntries(claimed));
+    }
+  });
+});
+
+describe('a folder that is not what its manifest says', () => {
+  const files: Record<string, Uint8Array> = { 'a.safetensors': Uint8Array.of(1, 2, 3) };
+  const folder = {
+    name: 'folder',
+    open: async (file: string) => (files[file] ? memorySource(files[file], file) : undefined),
+    list: async () => Object.keys(files),
+  };
+  const entry = { operation: 'quantize', options: {}, tensors: {} };
+  const sha256 = '039058c6f2c0cb492c533b0a4d14ef77cc0f78abccced5287d84a1a2011cfb81'; // of 1, 2, 3
+
+  it.each([
+    ['unchanged', [{ ...entry, file: 'a.safetensors', sha256 }], []],
+    [
+      'a changed file',
+      [{ ...entry, file: 'a.safetensors', sha256: '0'.repeat(64) }],
+      [/a.safetensors has sha256 0390/],
+    ],
+    ['a file nobody knows', [], [/a.safetensors is not in the manifest/]],
+    [
+      'a missing file',
+      [
+        { ...entry, file: 'a.safetensors', sha256 },
+        { ...entry, file: 'b.safetensors', sha256 },
+      ],
+      [/b.safetensors is in the manifest and not in the folder/],
+    ],
+  ])('%s', async (_, entries, problems) => {
+    const found = await manifestProblems({ version: '1', cases: entries }, folder);
+    expect(found).toEqual(problems.map((problem) => expect.stringMatching(problem)));
+  });
+});
+
+describe.skipIf(!hasManifest)('the golden files are right, by the bounds of xquant check', () => {
+  it.each(cases.map(({ file }) => file))('%s', async (file) => {
+    const report = await checkCase(read(file), context, { diagnose: false });
+    expect(['pass', 'inconclusive'], formatCase(report)).toContain(report.verdict);
+    console.log(`${file}: ${report.tensors.map(errorText).join('; ')}`);
+  });
+});
+
+for (const implementation of IMPLEMENTATIONS.slice(1)) {
+  describe.skipIf(!hasManifest)(`${implementation.name} agrees with the golden files`, () => {
+    const own = cases.filter(({ operation }) => implementation.computes(operation));
+    it.each(own.map(({ file }) => file))('%s', async (file) => {
+      const source = read(file);
+      const expected = await findOperation(source.operation).run(new CaseInputs(source), context);
+      const outputs = await implementation.run(source, context);
+      for (const [name, tensor] of Object.entries(expected)) {
+        const theirs = source.tensors.get(name);
+        if (!theirs) continue;
+        const { bound } = tensor;
+        // Both may be off from the exact result, so from each other by twice as much.
+        const twice = bound && ((index: number) => 2 * bound(index));
+        const values = numbersOf(theirs as Tensor) as Numbers;
+        const report = compareTensor(name, { ...tensor, values, bound: twice }, outputs[name]);
+        expect(report.failing, `${file}: ${errorText(report)}`).toBe(0);
+        console.log(`${implementation.name}: ${file}: ${errorText(report)}`);
+      }
+    });
+  });
+}
+
+function errorText({
+  name,
+  comparison,
+  verdict,
+  largestAbsolute,
+  largestOfAllowed,
+  differing,
+}: TensorReport): string {
+  if (verdict === 'missing') return `${name} missing`;
+  if (differing === 0) return `${name} equal`;
+  const part = largestOfAllowed ? ` (${largestOfAllowed.value.toPrecision(2)} of the ${comparison})` : '';
+  return `${name} ${largestAbsolute?.value.toPrecision(2) ?? 0}${part}${verdict === 'pass' ? '' : ` ${verdict}`}`;
+}
