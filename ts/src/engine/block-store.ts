@@ -111,6 +111,9 @@ export class BlockStore {
   #blocks: Block[] = [];
   #window = 0;
   #length = 0;
+  #mark: { readonly length: number; readonly blocks: number } | undefined;
+  /** The window as it was at the mark, where a block was sealed from it. */
+  #markedWindow = 0;
 
   constructor(memory: LinearMemory, layout: BlockLayout) {
     this.#memory = memory;
@@ -167,9 +170,43 @@ export class BlockStore {
     return this.#memory.allocate(this.layout.blockBytes, 'block of the cache');
   }
 
-  /** Adds a sealed block in place of the tokens of the window. */
-  seal(pointer: number): void {
+  /**
+   * Adds a sealed block.
+   *
+   * @param fromWindow whether it was made of the window, whose tokens it replaces
+   */
+  seal(pointer: number, fromWindow = false): void {
     this.#blocks.push({ pointer, holders: 1 });
+    if (!fromWindow || !this.#mark) return;
+    // The rows are still needed: to be sealed, and if everything is taken back. The next tokens get a new window.
+    this.#markedWindow = this.#window;
+    this.#window = 0;
+  }
+
+  /** Remembers the contents, until {@link commit} or {@link rollback}. */
+  begin(): void {
+    this.#mark = { length: this.#length, blocks: this.#blocks.length };
+  }
+
+  /** Keeps what was done since {@link begin}. */
+  commit(): void {
+    this.#memory.free(this.#markedWindow);
+    this.#markedWindow = 0;
+    this.#mark = undefined;
+  }
+
+  /** Takes back what was done since {@link begin}. */
+  rollback(): void {
+    const mark = this.#mark;
+    if (!mark) return;
+    this.#dropBlocks(mark.blocks);
+    this.#length = mark.length;
+    if (this.#markedWindow !== 0) {
+      this.#memory.free(this.#window);
+      this.#window = this.#markedWindow;
+      this.#markedWindow = 0;
+    }
+    this.#mark = undefined;
   }
 
   /** Notes tokens whose rows have been written into the window or a block. */
@@ -329,8 +366,10 @@ export class BlockStore {
       this.#memory.write(at, stored.packed);
       this.#memory.write(block + place.scales, stored.scales);
       this.#memory.write(block + place.mins, stored.mins);
-    } else {
-      this.#memory.write(at, 'float16' in stored ? stored.float16 : stored.data);
+    } else if ('float16' in stored) {
+      this.#memory.write(at, stored.float16);
+    } else if ('data' in stored) {
+      this.#memory.write(at, stored.data);
     }
   }
 
@@ -360,7 +399,9 @@ export class BlockStore {
 
 function countStoredFormat(stored: StoredMatrix): string {
   if ('packed' in stored) return formatName(stored);
-  return 'float16' in stored ? 'f16' : 'f32';
+  if ('rowCodes' in stored) return 'rows of kvquant';
+  if ('float16' in stored) return 'f16';
+  return 'data' in stored ? 'f32' : 'nonuniform codes';
 }
 
 function formatName({

@@ -68,8 +68,8 @@ export interface WindowKernels {
 
 /** One running worker. */
 export interface ThreadHandle {
-  /** Ends it at once. */
-  terminate(): void;
+  /** Ends it at once. The promise says when it has ended. */
+  terminate(): Promise<unknown> | undefined;
 }
 
 /**
@@ -156,6 +156,7 @@ export class Team implements Recorder {
   #scratchBytes = 0;
   #failure: KernelError | undefined;
   #disposed = false;
+  #late = false;
   #epoch = 1;
   #stage = 0;
   #firstTask = 0;
@@ -206,7 +207,7 @@ export class Team implements Recorder {
     try {
       await Promise.all(starting);
     } catch (error) {
-      team.dispose();
+      await team.dispose();
       throw error;
     }
     return team;
@@ -215,6 +216,11 @@ export class Team implements Recorder {
   /** Why the threads cannot go on, if so. */
   get failure(): KernelError | undefined {
     return this.#failure;
+  }
+
+  /** Whether nothing is recorded or running. */
+  get idle(): boolean {
+    return this.#call === 0 && !this.#late;
   }
 
   /** Bytes of scratch memory of all threads. */
@@ -300,17 +306,18 @@ export class Team implements Recorder {
     this.#stage = 0;
   }
 
-  /** Ends the threads. */
-  dispose(): void {
+  /** Ends the threads and waits until none of them can touch the memory. */
+  async dispose(): Promise<void> {
     if (this.#disposed) return;
     this.#disposed = true;
     Atomics.store(this.#control, STOP, 1);
     Atomics.store(this.#control, EPOCH, -1);
     Atomics.notify(this.#control, EPOCH);
-    for (const handle of this.#handles) handle.terminate();
     this.#failure ??= new KernelError('threads', 'the threads have been ended');
+    await Promise.all(this.#handles.map((handle) => handle.terminate()));
     this.#memory.free(this.#scratch);
     this.#scratch = 0;
+    this.#scratchBytes = 0;
   }
 
   #bufferAt(): number {
@@ -351,10 +358,15 @@ export class Team implements Recorder {
   }
 
   async #runLate(): Promise<void> {
-    do {
-      await new Promise((resolve) => setTimeout(resolve, 0)); // lets the news of a dead thread arrive
-      if (this.#failure) throw this.#failure;
-    } while (!this.#runner.advance(PATIENCE_MS));
+    this.#late = true;
+    try {
+      do {
+        await new Promise((resolve) => setTimeout(resolve, 0)); // lets the news of a dead thread arrive
+        if (this.#failure) throw this.#failure;
+      } while (!this.#runner.advance(PATIENCE_MS));
+    } finally {
+      this.#late = false;
+    }
     await this.#finish();
   }
 

@@ -18,6 +18,7 @@ export const spawnThread: SpawnThread = (source, setup, onMessage, onEnd) => {
     terminate: () => {
       worker.terminate();
       URL.revokeObjectURL(url);
+      return undefined;
     },
   };
 };

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { availableParallelism, cpus } from 'node:os';
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import type { SpawnThread } from './team.js';
 
@@ -18,14 +19,25 @@ export const spawnThread: SpawnThread = (source, setup, onMessage, onEnd) => {
   worker.on('error', (error) => onEnd(error.message));
   worker.on('exit', (code) => onEnd(`it ended (exit code ${code})`));
   worker.unref();
-  return { terminate: () => void worker.terminate() };
+  return { terminate: () => worker.terminate() };
 };
 
 /**
- * Physical cores. Where the machine does not say, the cores that the system lets us use, halved if there
- * are more than two, because they then usually come in pairs that share a core.
+ * Physical cores: what Linux says about cores that share one, otherwise half of the logical cores if there are more
+ * than two, because they then usually come in pairs. Never more than the system lets this process use.
  */
 export function physicalCores(): number {
   const usable = availableParallelism();
-  return usable <= 2 ? usable : Math.max(2, Math.min(usable, Math.ceil(cpus().length / 2)));
+  try {
+    const cores = new Set<string>();
+    for (const processor of readFileSync('/proc/cpuinfo', 'utf8').split('\n\n')) {
+      const socket = /^physical id\s*:\s*(\d+)/m.exec(processor)?.[1];
+      const core = /^core id\s*:\s*(\d+)/m.exec(processor)?.[1];
+      if (core !== undefined) cores.add(`${socket}/${core}`);
+    }
+    if (cores.size > 0) return Math.min(cores.size, usable);
+  } catch {
+    // Not Linux.
+  }
+  return usable <= 2 ? usable : Math.ceil(usable / 2);
 }

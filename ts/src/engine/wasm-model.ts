@@ -1,0 +1,519 @@
+/**
+ * A language model on the WebAssembly kernels: the same caches, the same bytes, the same tokens as the reference.
+ *
+ *     await using model = await WasmModel.load(file.config, file.weights, { threads: 2 });
+ *     const cache = model.createCache('xquant-cl:2@tuned');
+ *     const logits = await model.forward(tokens, cache);
+ *
+ * @module
+ */
+
+import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
+import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
+import type { CacheOptions, KeyValueProjection, LayerInput, ModelCache } from '../cache/types.js';
+import { CacheStateError, ConfigError, DisposedError, KernelError } from '../errors.js';
+import { assertModelConfig, derivedSizes, type ModelConfig } from '../model/config.js';
+import type { ForwardOptions, LanguageModel } from '../model/language-model.js';
+import { normalizeHeads, normalizeRows } from '../model/rms-norm.js';
+import { ropeFrequencies } from '../model/rope.js';
+import { assertTokens } from '../model/tokens.js';
+import { assertWeightShapes, type FileWeights } from '../model/weights.js';
+import type { Matrix } from '../numerics/matrix.js';
+import type { Kernels } from './kernels.js';
+import { LayerPlan, type PassRows } from './layer-plan.js';
+import {
+  type CompiledKernels,
+  compileKernels,
+  instantiateKernels,
+  type KernelChoice,
+  type LoadOptions,
+  type WasmBuild,
+} from './load-wasm.js';
+import { LinearMemory } from './memory.js';
+import { Pass, type PlacedLayer, type PlacedModel, type SequenceRows } from './pass.js';
+import { placeFloats, placeMatrix, readMatrix } from './placed-weights.js';
+import { KEY_WEIGHTS, type KeyWeights } from './small-product.js';
+import { type Recorder, type SpawnThread, Team } from './team.js';
+import { threadScratch } from './thread-scratch.js';
+import { type CacheHost, type CachePlan, WasmCache } from './wasm-cache.js';
+
+/** How to run a model. */
+export interface WasmModelOptions {
+  /** Threads, this one included. Default: the machine's physical cores, or 1 without shared memory. */
+  readonly threads?: number;
+  /** Instruction set. Default `'auto'`. */
+  readonly kernel?: KernelChoice;
+  /** Most bytes of linear memory. Default: 4 GiB. */
+  readonly memoryLimit?: number;
+  /** How precisely the weights are kept that rematerialize keys. Default `'exact'`. */
+  readonly keyWeights?: KeyWeights;
+  /** Takes the place of the kernels that come with the package. */
+  readonly binary?: LoadOptions['binary'];
+  /** Called before each decomposition that a latent cache needs. */
+  readonly onFactor?: FactorProgress;
+}
+
+/** Bytes of linear memory. */
+export interface WasmMemoryUse {
+  /** Handed out now. */
+  readonly used: number;
+  /** The most that was handed out at once. */
+  readonly peak: number;
+  /** Taken from the runtime. */
+  readonly committed: number;
+  /** Of `used`: the weights of the model. */
+  readonly weights: number;
+}
+
+/** Variants that have kernels. */
+const VARIANTS: readonly string[] = ['kv', 'kivi', 'xquant', 'xquant-cl'];
+
+/** RoPE tables start with this many positions and double. */
+const FIRST_POSITIONS = 1024;
+
+/** See the module. */
+export class WasmModel implements LanguageModel, CacheHost {
+  readonly backend = 'wasm';
+  readonly config: ModelConfig;
+  /** The build that runs. */
+  readonly build: WasmBuild;
+  readonly threads: number;
+  readonly keyWeights: KeyWeights;
+  /** SVD factors for the latent forms; see io/svd-factors.ts to load them from a file. */
+  readonly factors: ComputedFactors;
+  readonly #projections: readonly KeyValueProjection[];
+  readonly #compiled: CompiledKernels;
+  readonly #spawn: SpawnThread | undefined;
+  readonly #plans = new Map<string, { plan: CachePlan; users: number }>();
+  #memory: LinearMemory | undefined;
+  #kernels: Kernels;
+  #team: Team;
+  #model: PlacedModel;
+  #weightBytes = 0;
+  #ropePositions = 0;
+  #rope = { cos: 0, sin: 0 };
+  /** The pass that runs, or ran last: passes go one after another. */
+  #last: Promise<unknown> = Promise.resolve();
+
+  private constructor(
+    config: ModelConfig,
+    weights: FileWeights,
+    compiled: CompiledKernels,
+    memory: LinearMemory,
+    kernels: Kernels,
+    team: Team,
+    spawn: SpawnThread | undefined,
+    options: WasmModelOptions,
+  ) {
+    this.config = config;
+    this.build = compiled.build;
+    this.threads = team.threads;
+    this.keyWeights = options.keyWeights ?? 'exact';
+    this.#compiled = compiled;
+    this.#memory = memory;
+    this.#kernels = kernels;
+    this.#team = team;
+    this.#spawn = spawn;
+    const before = memory.usedBytes;
+    this.#model = placeModel(memory, team.direct, config, weights);
+    this.#weightBytes = memory.usedBytes - before;
+    this.#projections = this.#model.layers.map((layer, index) =>
+      this.#projection(index, layer, weights.layers[index]),
+    );
+    this.factors = new ComputedFactors(this.#projections, options.onFactor);
+  }
+
+  /**
+   * Compiles the kernels, starts the threads and copies the weights into linear memory.
+   *
+   * @param weights read; nothing of them is kept
+   * @throws {ConfigError | ShapeError | NumericError} if config and weights do not fit together, or an option is
+   *   outside its set
+   * @throws {KernelError} if the runtime lacks a feature, or a binary is missing or damaged
+   * @throws {MemoryError} if the model does not fit in the memory limit
+   */
+  static async load(
+    config: ModelConfig,
+    weights: FileWeights,
+    options: WasmModelOptions = {},
+  ): Promise<WasmModel> {
+    assertModelConfig(config);
+    assertWeightShapes(weights, config);
+    if (config.headDim % 8 !== 0) {
+      throw new ConfigError(
+        'headDim',
+        config.headDim,
+        'a multiple of 8; other sizes run on the reference backend',
+      );
+    }
+    const { keyWeights, kernel, binary, memoryLimit } = options;
+    if (keyWeights !== undefined && !KEY_WEIGHTS.includes(keyWeights)) {
+      throw new ConfigError('keyWeights', keyWeights, KEY_WEIGHTS.join(' or '));
+    }
+    const runtime = await workers();
+    const threads = options.threads ?? (canShare() ? runtime.physicalCores() : 1);
+    if (!Number.isInteger(threads) || threads < 1 || threads > 64) {
+      throw new ConfigError('threads', threads, 'an integer from 1 to 64');
+    }
+    const shared = threads > 1;
+    const compiled = await compileKernels({ kernel, shared, binary });
+    const memory = new LinearMemory({ shared, limitBytes: memoryLimit, reservedBytes: STATIC_BYTES });
+    const kernels = instantiateKernels(compiled, memory.memory);
+    const team = await Team.start({
+      threads,
+      memory,
+      module: compiled.module,
+      exports: kernels as unknown as Record<string, unknown>,
+      spawn: runtime.spawnThread,
+    });
+    try {
+      return new WasmModel(config, weights, compiled, memory, kernels, team, runtime.spawnThread, options);
+    } catch (error) {
+      await team.dispose();
+      throw error;
+    }
+  }
+
+  /** Linear memory. */
+  get memoryUse(): WasmMemoryUse {
+    const memory = this.memory;
+    const { usedBytes: used, peakBytes: peak, committedBytes: committed } = memory;
+    return { used, peak, committed, weights: this.#weightBytes };
+  }
+
+  /** @throws {DisposedError} after {@link dispose} */
+  get memory(): LinearMemory {
+    if (!this.#memory) throw new DisposedError('model');
+    return this.#memory;
+  }
+
+  createCache(request: CacheRequest | string): WasmCache {
+    const options = resolveCacheOptions(request, this.config);
+    if (!VARIANTS.includes(options.variant)) {
+      throw new ConfigError('cache', options.variant, `one of ${VARIANTS.join(', ')} on the wasm backend`);
+    }
+    const plan = this.#plan(options);
+    return new WasmCache(this, plan);
+  }
+
+  async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {
+    return this.#inTurn(() => this.#forward([tokens], [this.#own(cache)], options));
+  }
+
+  /**
+   * One pass for several sequences: the next tokens of each. Blocks that all of them share, because they were
+   * cloned from one prompt, are rematerialized once.
+   *
+   * @param tokens ids of each sequence, at least one
+   * @param caches made by this model with the same options, all different
+   * @returns logits, fresh, of the last token of each sequence, or of all tokens, sequence by sequence
+   * @throws what {@link forward} throws; no sequence has changed then
+   */
+  async forwardBatch(
+    tokens: readonly ArrayLike<number>[],
+    caches: readonly ModelCache[],
+    options: ForwardOptions = {},
+  ): Promise<Matrix> {
+    if (tokens.length === 0 || tokens.length !== caches.length) {
+      throw new RangeError(
+        `"tokens" must hold one list for each of ${caches.length} caches, got ${tokens.length}`,
+      );
+    }
+    const own = caches.map((cache) => this.#own(cache));
+    if (new Set(own).size !== own.length || own.some(({ plan }) => plan !== own[0].plan)) {
+      throw new ConfigError('caches', `${own.length} caches`, 'different caches with the same options');
+    }
+    return this.#inTurn(() => this.#forward(tokens, own, options));
+  }
+
+  async dispose(): Promise<void> {
+    if (!this.#memory) return;
+    await this.#last.catch(() => {});
+    await this.#team.dispose();
+    this.#plans.clear();
+    this.#memory = undefined;
+    this.#model = { ...this.#model, layers: [] };
+    this.#kernels = {} as Kernels;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  // ---- for its caches ---------------------------------------------------------------------------------------
+
+  /** @internal */
+  direct(plan: CachePlan): Recorder {
+    void this.memory;
+    if (!this.#team.idle) {
+      throw new CacheStateError(plan.options.variant, 0, 'use a layer', 'a forward pass is running');
+    }
+    this.#team.reserveScratch(plan.scratch.bytes);
+    return this.#team.direct;
+  }
+
+  /** @internal */
+  passRows(layer: number, plan: CachePlan, input: LayerInput): { rows: PassRows; free: readonly number[] } {
+    const { memory } = this;
+    const { direct } = this.#team;
+    const { hiddenSize, kvDim, down, direct: stored } = plan.layers[layer];
+    const tokens = input.x.rows;
+    const free: number[] = [];
+    const take = (columns: number, source?: Float32Array): number => {
+      const pointer = memory.allocate(tokens * columns * 4, 'scratch');
+      free.push(pointer);
+      return source ? memory.write(pointer, source) : pointer;
+    };
+    const x = take(hiddenSize, input.x.data);
+    const normalized = take(hiddenSize, input.normalized.data);
+    const stream = take(hiddenSize, input.stream.data);
+    const keys = take(kvDim);
+    const values = take(kvDim);
+    const latents = down.map(({ outputs }) => take(outputs));
+    const step = plan.options.residualWindow;
+    for (let first = 0; first < tokens; first += step) {
+      const count = Math.min(step, tokens - first);
+      const source = x + first * hiddenSize * 4;
+      if (stored) {
+        const at = first * kvDim * 4;
+        plan.layers[layer].recordProjection(direct, source, count, keys + at, values + at, plan.scratch);
+      }
+      down.forEach((product, which) => {
+        const out = latents[which] + first * product.outputs * 4;
+        product.recordRows(direct, source, count, out, plan.scratch);
+      });
+    }
+    if (stored) this.#finish(layer, keys, values, tokens);
+    const [keyLatent = 0, valueLatent = 0] = latents;
+    return { rows: { x, normalized, stream, keys, values, keyLatent, valueLatent }, free };
+  }
+
+  /** @internal */
+  finishRows(layer: number, plan: CachePlan, keys: number, values: number, tokens: number): void {
+    if (!plan.layers[layer].direct) this.#finish(layer, keys, values, tokens);
+  }
+
+  /** @internal */
+  retain(plan: CachePlan): void {
+    for (const entry of this.#plans.values()) if (entry.plan === plan) entry.users++;
+  }
+
+  /** @internal */
+  release(plan: CachePlan): void {
+    for (const entry of this.#plans.values()) if (entry.plan === plan) entry.users--;
+  }
+
+  #finish(layer: number, keys: number, values: number, tokens: number): void {
+    const { direct } = this.#team;
+    const { bK, bV, keyNorm } = this.#model.layers[layer];
+    const { numKeyValueHeads, headDim, rmsNormEps } = this.config;
+    const { kvDim } = derivedSizes(this.config);
+    if (bK) direct.call('addBias', keys, bK, tokens, kvDim);
+    const heads = tokens * numKeyValueHeads;
+    if (keyNorm) direct.call('rmsNorm', keys, heads, headDim, keyNorm, rmsNormEps, 0, keys);
+    if (bV) direct.call('addBias', values, bV, tokens, kvDim);
+  }
+
+  // ---- passes ------------------------------------------------------------------------------------------------
+
+  #own(cache: ModelCache): WasmCache {
+    if (!(cache instanceof WasmCache) || cache.host !== this) {
+      const owner = cache instanceof WasmCache ? 'another model' : `backend "${cache.backend}"`;
+      throw new CacheStateError(cache.options.variant, cache.length, 'run', `it belongs to ${owner}`);
+    }
+    return cache;
+  }
+
+  /** Runs after whatever runs now. */
+  #inTurn<T>(run: () => Promise<T>): Promise<T> {
+    void this.memory; // a disposed model says so at once
+    const turn = this.#last.then(run, run);
+    this.#last = turn.catch(() => {});
+    return turn;
+  }
+
+  async #forward(
+    tokens: readonly ArrayLike<number>[],
+    caches: readonly WasmCache[],
+    options: ForwardOptions,
+  ): Promise<Matrix> {
+    const { memory } = this;
+    let first = 0;
+    const sequences: SequenceRows[] = caches.map((cache, i) => {
+      cache.assertUsable();
+      assertTokens(tokens[i], cache, this.config);
+      const sequence = { cache, first, count: tokens[i].length, position: cache.length };
+      first += sequence.count;
+      return sequence;
+    });
+    await this.#reviveTeam();
+    const team = this.#team;
+    const { plan } = caches[0];
+    team.reserveScratch(plan.scratch.bytes);
+    this.#reserveRope(Math.max(...sequences.map(({ position, count }) => position + count)), plan.options);
+    const pass = new Pass(memory, team, this.#model, this.#rope, sequences, options);
+    for (const cache of caches) cache.begin();
+    try {
+      const logits = await pass.run(tokens.flatMap((list) => Array.from(list)));
+      for (const cache of caches) cache.commit();
+      return logits;
+    } catch (error) {
+      if (team.failure)
+        await team.dispose(); // no thread may write into what is given back below
+      else team.discard();
+      for (const cache of caches) cache.rollback();
+      throw error;
+    } finally {
+      pass.dispose();
+    }
+  }
+
+  /** Starts new threads if one has died. */
+  async #reviveTeam(): Promise<void> {
+    if (!this.#team.failure) return;
+    this.#team = await Team.start({
+      threads: this.threads,
+      memory: this.memory,
+      module: this.#compiled.module,
+      exports: this.#kernels as unknown as Record<string, unknown>,
+      spawn: this.#spawn,
+    });
+  }
+
+  /** Tables of the angles of positions up to `length`, and to the end of its block. */
+  #reserveRope(length: number, { residualWindow }: CacheOptions): void {
+    const needed = Math.ceil(length / residualWindow) * residualWindow;
+    if (needed <= this.#ropePositions) return;
+    let positions = Math.max(FIRST_POSITIONS, this.#ropePositions);
+    while (positions < needed) positions *= 2;
+    const frequencies = ropeFrequencies(this.config);
+    const pairs = frequencies.length;
+    const cos = new Float32Array(positions * pairs);
+    const sin = new Float32Array(positions * pairs);
+    for (let p = 0, at = 0; p < positions; p++) {
+      for (let i = 0; i < pairs; i++, at++) {
+        cos[at] = Math.cos(p * frequencies[i]);
+        sin[at] = Math.sin(p * frequencies[i]);
+      }
+    }
+    const { memory } = this;
+    memory.free(this.#rope.cos);
+    memory.free(this.#rope.sin);
+    this.#ropePositions = 0;
+    this.#rope = { cos: 0, sin: 0 };
+    const purpose = 'RoPE tables';
+    this.#rope.cos = placeFloats(memory, cos, purpose);
+    this.#rope.sin = placeFloats(memory, sin, purpose);
+    this.#ropePositions = positions;
+  }
+
+  #plan(options: CacheOptions): CachePlan {
+    const { memory } = this;
+    const key = JSON.stringify(options);
+    const known = this.#plans.get(key);
+    if (known) return known.plan;
+    for (const [other, { plan, users }] of this.#plans) {
+      if (users > 0) continue;
+      for (const layer of plan.layers) layer.dispose();
+      this.#plans.delete(other);
+    }
+    const layers: LayerPlan[] = [];
+    try {
+      for (const [index, weights] of this.#model.layers.entries()) {
+        layers.push(
+          new LayerPlan(
+            memory,
+            this.#team.direct,
+            this.config,
+            options,
+            this.keyWeights,
+            this.#projections[index],
+            weights,
+            this.factors,
+          ),
+        );
+      }
+    } catch (error) {
+      for (const layer of layers) layer.dispose();
+      throw error;
+    }
+    const windowBytes = Math.max(...layers.map(({ layout }) => layout.windowBytes));
+    const plan = { options, layers, scratch: threadScratch(this.config, options, windowBytes) };
+    this.#plans.set(key, { plan, users: 0 });
+    return plan;
+  }
+
+  /** The layer as the reference's caches see it; matrices are read back from linear memory when asked for. */
+  #projection(layer: number, placed: PlacedLayer, file: FileWeights['layers'][number]): KeyValueProjection {
+    const { hiddenSize, rmsNormEps } = this.config;
+    const { kvDim } = derivedSizes(this.config);
+    const read = (matrix: PlacedLayer['wK']) => readMatrix(this.memory, this.#team.direct, matrix);
+    const { keyNorm, bK, bV, attentionNorm } = file;
+    return {
+      layer,
+      hiddenSize,
+      kvDim,
+      get wK() {
+        return read(placed.wK);
+      },
+      get wV() {
+        return read(placed.wV);
+      },
+      bK,
+      bV,
+      normGain: attentionNorm,
+      normalize: (stream) => normalizeRows(stream, rmsNormEps),
+      finishKeys: (keys) => (keyNorm ? normalizeHeads(keys, keyNorm, rmsNormEps) : keys),
+    };
+  }
+}
+
+/** Where the kernels' own constants end: AssemblyScript puts them at the start of the memory. */
+const STATIC_BYTES = 65536;
+
+function placeModel(
+  memory: LinearMemory,
+  direct: Recorder,
+  config: ModelConfig,
+  weights: FileWeights,
+): PlacedModel {
+  const vector = (values: Float32Array | undefined): number =>
+    values ? placeFloats(memory, values, 'weights') : 0;
+  const embedding = placeMatrix(memory, direct, weights.embedding);
+  const layers = weights.layers.map((layer) => ({
+    attentionNorm: vector(layer.attentionNorm),
+    mlpNorm: vector(layer.mlpNorm),
+    bQ: vector(layer.bQ),
+    bK: vector(layer.bK),
+    bV: vector(layer.bV),
+    queryNorm: vector(layer.queryNorm),
+    keyNorm: vector(layer.keyNorm),
+    wQ: placeMatrix(memory, direct, layer.wQ),
+    wK: placeMatrix(memory, direct, layer.wK),
+    wV: placeMatrix(memory, direct, layer.wV),
+    wO: placeMatrix(memory, direct, layer.wO),
+    wGate: placeMatrix(memory, direct, layer.wGate),
+    wUp: placeMatrix(memory, direct, layer.wUp),
+    wDown: placeMatrix(memory, direct, layer.wDown),
+  }));
+  const outputNorm = vector(weights.outputNorm);
+  const output =
+    weights.output === weights.embedding ? embedding : placeMatrix(memory, direct, weights.output);
+  return { config, embedding, layers, outputNorm, output };
+}
+
+function isNode(): boolean {
+  return typeof process === 'object' && typeof process.versions?.node === 'string';
+}
+
+function canShare(): boolean {
+  return typeof SharedArrayBuffer === 'function' && (isNode() || globalThis.crossOriginIsolated === true);
+}
+
+async function workers(): Promise<{ spawnThread: SpawnThread; physicalCores: () => number }> {
+  try {
+    return isNode() ? await import('./workers-node.js') : await import('./workers-browser.js');
+  } catch (cause) {
+    throw new KernelError('threads', 'the code for worker threads is missing', { cause });
+  }
+}
