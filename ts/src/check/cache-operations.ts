@@ -136,7 +136,13 @@ const encode: Operation = {
   ],
   tensors: [
     { name: 'x', role: 'input', dtype: 'F32', shape: '[layers, tokens, hiddenSize]' },
-    { name: 'down', role: 'input', dtype: 'F32', shape: '[layers, rank, hiddenSize]', when: 'form latent' },
+    {
+      name: 'down',
+      role: 'input',
+      dtype: 'F32',
+      shape: '[layers, rank, hiddenSize]',
+      when: 'form latent; layer 0 is not used',
+    },
     { name: 'packed_<layer>', role: 'output', dtype: 'U8', shape: '[bytes]', comparison: 'exact' },
     {
       name: 'scales_<layer>',
@@ -162,7 +168,7 @@ const encode: Operation = {
     for (const [layer, x] of layers.entries()) {
       const below = sums.at(-1);
       const difference = below ? subtract(x, below) : x;
-      const down = downs?.[layer];
+      const down = layer === 0 ? undefined : downs?.[layer]; // the base is stored in full width
       const source = down ? linear(difference, down) : difference;
       const noise = down ? productBound(difference, down) : undefined;
       const quantized = quantizeMatrix(source, formats(layer), { layer, tensor: 'delta' });
@@ -186,7 +192,13 @@ const decode: Operation = {
     { name: 'packed_<layer>', role: 'input', dtype: 'U8', shape: '[bytes]' },
     { name: 'scales_<layer>', role: 'input', dtype: 'F16', shape: '[tokens, groups] or [blocks, channels]' },
     { name: 'mins_<layer>', role: 'input', dtype: 'F16', shape: 'as scales' },
-    { name: 'down', role: 'input', dtype: 'F32', shape: '[layers, rank, hiddenSize]', when: 'form latent' },
+    {
+      name: 'down',
+      role: 'input',
+      dtype: 'F32',
+      shape: '[layers, rank, hiddenSize]',
+      when: 'form latent; layer 0 is not used',
+    },
     {
       name: 'accumulator',
       role: 'output',
@@ -212,8 +224,10 @@ export function decodeLayers(inputs: CaseInputs): {
   const bounds: ((index: number) => number)[] = [];
   const increments: Matrix[] = [];
   for (let layer = 0; inputs.has(`packed_${layer}`); layer++) {
-    const down = downs?.[layer];
-    const columns = down ? down.rows : inputs.count('hiddenSize', crossLayerWidth(inputs));
+    const down = layer === 0 ? undefined : downs?.[layer]; // the base is stored in full width
+    const columns = down
+      ? down.rows
+      : inputs.count('hiddenSize', downs?.[0].columns ?? crossLayerWidth(inputs));
     const format = inputs.grouped('grouping', layer === 0 ? 'baseBits' : 'bits');
     const quantized = inputs.quantized('', columns, format, `_${layer}`);
     addIncrement(sums, bounds, quantized, down);

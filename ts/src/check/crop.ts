@@ -4,7 +4,7 @@
  * @module
  */
 
-import { groupedSizes } from '../quant/grouped.js';
+import { type GroupedFormat, groupedSizes } from '../quant/grouped.js';
 import type { TensorReport } from './compare.js';
 import type { CaseInputs } from './inputs.js';
 import { elementCount, type Tensor } from './tensor.js';
@@ -19,19 +19,14 @@ export interface Cropped {
 }
 
 /**
- * Cuts a case of `quantize`, `rotate`, `rope` or `pack` to its first tokens. Other operations are left whole.
+ * Cuts a case to its first tokens. Operations whose tokens depend on each other are left whole.
  *
  * @param reports of the outputs; if the first mismatch is beyond the part, the case is left whole
  */
 export function cropCase(inputs: CaseInputs, reports: readonly TensorReport[]): Cropped {
-  const { operation } = inputs.case;
-  const source = operation === 'pack' ? 'codes' : 'x';
-  const tensor = inputs.case.tensors.get(source);
-  if (!['quantize', 'rotate', 'rope', 'pack'].includes(operation) || tensor?.shape.length !== 2)
-    return { inputs };
-  const [tokens, channels] = tensor.shape;
-  // Whole groups of tokens, so that groups per channel are cut between groups.
-  const unit = operation === 'quantize' ? inputs.count('groupSize', 128) : 1;
+  const size = sizeOf(inputs);
+  if (!size) return { inputs };
+  const { tokens, channels, unit } = size;
   const kept = Math.max(2 * unit, Math.ceil(ENOUGH_ELEMENTS / channels / unit) * unit);
   if (kept >= tokens) return { inputs };
   const firsts = reports
@@ -41,31 +36,77 @@ export function cropCase(inputs: CaseInputs, reports: readonly TensorReport[]): 
 
   const parts: Record<string, Tensor> = {};
   for (const [name, whole] of inputs.case.tensors) {
-    const rows = leadingRows(name, whole, inputs, kept, channels);
-    if (rows !== undefined) parts[name] = rows;
+    const part = leadingTokens(name, whole, inputs, tokens, kept);
+    if (part) parts[name] = part;
   }
-  return { inputs: inputs.with({ tensors: parts }), tokens: kept };
+  const options = inputs.case.options.tokens === undefined ? undefined : { tokens: kept };
+  return { inputs: inputs.with({ tensors: parts, options }), tokens: kept };
 }
 
-function leadingRows(
+/** Tokens of a case that can be cut, its channels, and of how many tokens cuts are a multiple. */
+function sizeOf(inputs: CaseInputs): { tokens: number; channels: number; unit: number } | undefined {
+  const { operation, tensors } = inputs.case;
+  // Whole groups of tokens, so that groups per channel are cut between groups.
+  const groupSize = inputs.case.options.groupSize ?? 128;
+  const unit = typeof groupSize === 'number' ? groupSize : 128;
+  const shapeOf = (name: string) => tensors.get(name)?.shape ?? [];
+  switch (operation) {
+    case 'quantize': {
+      const [tokens, channels] = shapeOf('x');
+      return { tokens, channels, unit };
+    }
+    case 'rotate':
+    case 'rope': {
+      const [tokens, channels] = shapeOf('x');
+      return { tokens, channels, unit: 1 };
+    }
+    case 'pack': {
+      const [tokens, channels] = shapeOf('codes');
+      return { tokens, channels, unit: 1 };
+    }
+    case 'rematerialize': {
+      const [tokens, channels] = tensors.has('keys') ? shapeOf('keys') : shapeOf('values');
+      // A product costs as many multiplications as it has inputs: look at fewer.
+      return { tokens, channels: channels * 16, unit };
+    }
+    default:
+      return undefined;
+  }
+}
+
+function leadingTokens(
   name: string,
   whole: Tensor,
   inputs: CaseInputs,
+  tokens: number,
   kept: number,
-  channels: number,
 ): Tensor | undefined {
   const elementBytes = whole.bytes.length / Math.max(1, elementCount(whole.shape));
-  const leading = (count: number): Tensor => ({
+  const leading = (count: number, shape: readonly number[]): Tensor => ({
     dtype: whole.dtype,
-    shape: [count],
+    shape,
     bytes: whole.bytes.subarray(0, count * elementBytes),
   });
-  if (inputs.case.operation === 'quantize') {
-    const sizes = groupedSizes(kept, channels, inputs.grouped());
-    if (name === 'packed') return leading(sizes.packedBytes / elementBytes);
-    if (name === 'scales' || name === 'mins') return leading(sizes.groups);
+  const [, prefix, kind] = /^(key_|value_|)(packed|scales|mins)$/.exec(name) ?? [];
+  if (kind && inputs.case.operation !== 'pack') {
+    const sizes = groupedSizes(kept, storedColumns(inputs, prefix), storedFormat(inputs, prefix));
+    const count = kind === 'packed' ? sizes.packedBytes / elementBytes : sizes.groups;
+    return leading(count, [count]);
   }
-  if (whole.shape.length !== 2) return undefined;
-  const [, columns] = whole.shape;
-  return { ...leading(kept * columns), shape: [kept, columns] };
+  // Weights have sizes of their own, and one of them may be the number of tokens.
+  if (whole.shape.length !== 2 || whole.shape[0] !== tokens || /^(w|up)_/.test(name)) return undefined;
+  return leading(kept * whole.shape[1], [kept, whole.shape[1]]);
+}
+
+function storedColumns(inputs: CaseInputs, prefix: string): number {
+  if (inputs.case.operation === 'quantize') return inputs.tensor('x').shape[1];
+  const weights = prefix === '' ? 'w_k' : prefix === 'key_' ? 'up_k' : 'up_v';
+  return inputs.tensor(weights).shape[1];
+}
+
+function storedFormat(inputs: CaseInputs, prefix: string): GroupedFormat {
+  if (prefix === '') return inputs.grouped();
+  const bits = `${prefix.slice(0, -1)}Bits`;
+  const given = inputs.case.options[bits] === undefined ? 'bits' : bits;
+  return inputs.grouped(prefix === 'key_' ? 'keyGrouping' : 'valueGrouping', given);
 }

@@ -30,7 +30,7 @@ export function encodeLayers(
     const known = loop === 'closed' || loop === 'open' ? sums.at(-1) : sums[0];
     const against = loop === 'open' ? layers[layer - 1] : known;
     const difference = against ? subtract(x, against) : x;
-    const down = downs?.[layer];
+    const down = layer === 0 ? undefined : downs?.[layer];
     const source = down ? linear(difference, down) : difference;
     const { packed, scales, mins, values } = quantizeMistakenly(source, formats(layer), mistakes);
     outputs[`packed_${layer}`] = exactly(packed, 'U8', 'byte');

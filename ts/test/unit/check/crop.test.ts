@@ -1,0 +1,51 @@
+import { describe, expect, it } from 'vitest';
+import { checkCase } from '../../../src/check/check.js';
+import { makeCase } from '../../../src/check/make-case.js';
+import { NO_MODELS } from '../../../src/check/mistake.js';
+import { formatCase } from '../../../src/check/report.js';
+import { numbersOf, type Tensor, tensorOf } from '../../../src/check/tensor.js';
+
+describe('a large dump', () => {
+  it.each([
+    ['quantize', 2048, 64, { grouping: 'perChannel', groupSize: 64 }, 'packed', 'nibble-order'],
+    ['quantize', 2048, 64, { groupSize: 32 }, 'packed', 'nibble-order'],
+    ['pack', 2048, 64, {}, 'packed', 'nibble-order'],
+    ['rotate', 2048, 64, {}, 'rotated', 'hadamard-unnormalized'],
+    ['rematerialize', 512, 64, {}, 'keys', 'keys-and-values-swapped'],
+    ['rematerialize', 512, 64, { form: 'latent' }, 'keys', 'keys-and-values-swapped'],
+  ] as const)(
+    '%s %ix%i %o: the mistake is found in the first tokens',
+    async (operation, rows, columns, options, name, id) => {
+      const made = await makeCase({ operation, rows, columns, seed: 4, options }, NO_MODELS);
+      const tensors = new Map(made.tensors);
+      const tensor = tensors.get(name) as Tensor;
+      if (id === 'nibble-order') {
+        tensors.set(name, { ...tensor, bytes: tensor.bytes.map((byte) => (byte >> 4) | (byte << 4)) });
+      } else if (id === 'hadamard-unnormalized') {
+        tensors.set(
+          name,
+          tensorOf(
+            Float32Array.from(numbersOf(tensor), (value) => value * 8),
+            tensor.shape,
+          ),
+        );
+      } else {
+        tensors.set('keys', made.tensors.get('values') as Tensor);
+        tensors.set('values', tensor);
+      }
+      const report = await checkCase({ ...made, tensors }, NO_MODELS);
+      expect(report.diagnoses, formatCase(report)).toMatchObject([{ id }]);
+      expect(report.diagnoses[0].tokens).toBeLessThan(rows);
+    },
+  );
+
+  it('says nothing where the mismatch is beyond the part that fits', async () => {
+    const made = await makeCase({ operation: 'quantize', rows: 2048, columns: 64, seed: 4 }, NO_MODELS);
+    const tensor = made.tensors.get('codes') as Tensor;
+    const bytes = tensor.bytes.slice();
+    bytes[2000 * 64 + 1] ^= 1;
+    const tensors = new Map(made.tensors).set('codes', { ...tensor, bytes });
+    const report = await checkCase({ ...made, tensors }, NO_MODELS);
+    expect(report).toMatchObject({ verdict: 'fail', diagnoses: [] });
+  });
+});
