@@ -122,26 +122,17 @@ function rowTimesPanel(
       const end = w + 128;
       // chunk c: pairs c and c + 8
       do {
-        let v = v128.load(w);
-        let low = v128.and(v, mask);
-        let high = v128.and(i16x8.shr_u(v, 4), mask);
-        let a = v128.load32_splat(x);
-        let c = v128.load32_splat(x, 32);
+        const v = v128.load(w);
+        const low = v128.and(v, mask);
+        const high = v128.and(i16x8.shr_u(v, 4), mask);
+        const a = v128.load32_splat(x);
         i0 = i32x4.add(i0, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(low), a));
         i1 = i32x4.add(i1, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(low), a));
+        const c = v128.load32_splat(x, 32);
         i0 = i32x4.add(i0, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(high), c));
         i1 = i32x4.add(i1, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(high), c));
-        v = v128.load(w, 16);
-        low = v128.and(v, mask);
-        high = v128.and(i16x8.shr_u(v, 4), mask);
-        a = v128.load32_splat(x, 4);
-        c = v128.load32_splat(x, 36);
-        i0 = i32x4.add(i0, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(low), a));
-        i1 = i32x4.add(i1, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(low), a));
-        i0 = i32x4.add(i0, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(high), c));
-        i1 = i32x4.add(i1, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(high), c));
-        w += 32;
-        x += 8;
+        w += 16;
+        x += 4;
       } while (w < end);
       x += 32;
     } else {
@@ -150,6 +141,7 @@ function rowTimesPanel(
         let j0 = i32x4.splat(0);
         let j1 = j0;
         const end = w + (kind == Q6_K ? 128 : 256);
+        // two pairs; more of them unrolled is slower, because V8 keeps an address for every offset of a widening load
         do {
           let a = v128.load32_splat(x);
           j0 = i32x4.add(j0, i32x4.dot_i16x8_s(v128.load8x8_s(w), a));
@@ -157,26 +149,8 @@ function rowTimesPanel(
           a = v128.load32_splat(x, 4);
           j0 = i32x4.add(j0, i32x4.dot_i16x8_s(v128.load8x8_s(w, 16), a));
           j1 = i32x4.add(j1, i32x4.dot_i16x8_s(v128.load8x8_s(w, 24), a));
-          a = v128.load32_splat(x, 8);
-          j0 = i32x4.add(j0, i32x4.dot_i16x8_s(v128.load8x8_s(w, 32), a));
-          j1 = i32x4.add(j1, i32x4.dot_i16x8_s(v128.load8x8_s(w, 40), a));
-          a = v128.load32_splat(x, 12);
-          j0 = i32x4.add(j0, i32x4.dot_i16x8_s(v128.load8x8_s(w, 48), a));
-          j1 = i32x4.add(j1, i32x4.dot_i16x8_s(v128.load8x8_s(w, 56), a));
-          a = v128.load32_splat(x, 16);
-          j0 = i32x4.add(j0, i32x4.dot_i16x8_s(v128.load8x8_s(w, 64), a));
-          j1 = i32x4.add(j1, i32x4.dot_i16x8_s(v128.load8x8_s(w, 72), a));
-          a = v128.load32_splat(x, 20);
-          j0 = i32x4.add(j0, i32x4.dot_i16x8_s(v128.load8x8_s(w, 80), a));
-          j1 = i32x4.add(j1, i32x4.dot_i16x8_s(v128.load8x8_s(w, 88), a));
-          a = v128.load32_splat(x, 24);
-          j0 = i32x4.add(j0, i32x4.dot_i16x8_s(v128.load8x8_s(w, 96), a));
-          j1 = i32x4.add(j1, i32x4.dot_i16x8_s(v128.load8x8_s(w, 104), a));
-          a = v128.load32_splat(x, 28);
-          j0 = i32x4.add(j0, i32x4.dot_i16x8_s(v128.load8x8_s(w, 112), a));
-          j1 = i32x4.add(j1, i32x4.dot_i16x8_s(v128.load8x8_s(w, 120), a));
-          w += 128;
-          x += 32;
+          w += 32;
+          x += 8;
         } while (w < end);
         if (kind == Q6_K) {
           // eight signed scales of this half of the block

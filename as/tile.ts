@@ -144,7 +144,7 @@ export function panelTimesRows(
       let i30 = i00;
       let i31 = i00;
       do {
-        // four pairs of k
+        // two pairs of k
         let w0 = v128.load(w);
         let w1 = v128.load(w, 16);
         let a = v128.load32_splat(x0);
@@ -175,40 +175,11 @@ export function panelTimesRows(
         i30 = i32x4.add(i30, i32x4.dot_i16x8_s(w0, a));
         i31 = i32x4.add(i31, i32x4.dot_i16x8_s(w1, a));
 
-        w0 = v128.load(w, 64);
-        w1 = v128.load(w, 80);
-        a = v128.load32_splat(x0, 8);
-        i00 = i32x4.add(i00, i32x4.dot_i16x8_s(w0, a));
-        i01 = i32x4.add(i01, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x1, 8);
-        i10 = i32x4.add(i10, i32x4.dot_i16x8_s(w0, a));
-        i11 = i32x4.add(i11, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x2, 8);
-        i20 = i32x4.add(i20, i32x4.dot_i16x8_s(w0, a));
-        i21 = i32x4.add(i21, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x3, 8);
-        i30 = i32x4.add(i30, i32x4.dot_i16x8_s(w0, a));
-        i31 = i32x4.add(i31, i32x4.dot_i16x8_s(w1, a));
-
-        w0 = v128.load(w, 96);
-        w1 = v128.load(w, 112);
-        a = v128.load32_splat(x0, 12);
-        i00 = i32x4.add(i00, i32x4.dot_i16x8_s(w0, a));
-        i01 = i32x4.add(i01, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x1, 12);
-        i10 = i32x4.add(i10, i32x4.dot_i16x8_s(w0, a));
-        i11 = i32x4.add(i11, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x2, 12);
-        i20 = i32x4.add(i20, i32x4.dot_i16x8_s(w0, a));
-        i21 = i32x4.add(i21, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x3, 12);
-        i30 = i32x4.add(i30, i32x4.dot_i16x8_s(w0, a));
-        i31 = i32x4.add(i31, i32x4.dot_i16x8_s(w1, a));
-        w += 128;
-        x0 += 16;
-        x1 += 16;
-        x2 += 16;
-        x3 += 16;
+        w += 64;
+        x0 += 8;
+        x1 += 8;
+        x2 += 8;
+        x3 += 8;
       } while (x0 < end);
 
       const p0 = v128.load(ws);
@@ -279,14 +250,8 @@ export function panelTimesRows(
         a = v128.load32_splat(x0, 4);
         i0 = i32x4.add(i0, i32x4.dot_i16x8_s(v128.load(w, 32), a));
         i1 = i32x4.add(i1, i32x4.dot_i16x8_s(v128.load(w, 48), a));
-        a = v128.load32_splat(x0, 8);
-        i0 = i32x4.add(i0, i32x4.dot_i16x8_s(v128.load(w, 64), a));
-        i1 = i32x4.add(i1, i32x4.dot_i16x8_s(v128.load(w, 80), a));
-        a = v128.load32_splat(x0, 12);
-        i0 = i32x4.add(i0, i32x4.dot_i16x8_s(v128.load(w, 96), a));
-        i1 = i32x4.add(i1, i32x4.dot_i16x8_s(v128.load(w, 112), a));
-        w += 128;
-        x0 += 16;
+        w += 64;
+        x0 += 8;
       } while (x0 < end);
       const r = v128.load32_splat(s);
       f0 = addBlock(f0, i0, v128.load(ws), r);

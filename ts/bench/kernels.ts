@@ -1,7 +1,7 @@
 /**
  * Speed of every kernel, against the plain tile product of the same instruction set in the same run.
  *
- *     npm run bench:kernels -- [--kernel simd|relaxed|auto] [--only text] [--seconds s] [--json]
+ *     npm run bench:kernels -- [--kernel simd|relaxed|auto] [--only text] [--seconds s] [--wasm folder] [--json]
  *
  * Products are given in GMAC/s (10^9 multiply-adds a second) and as a ratio to the plain tile, which multiplies
  * 16-bit integers without unpacking or scaling anything; everything else in 10^9 elements a second. Each
@@ -37,6 +37,7 @@ const { values: options } = parseArgs({
     only: { type: 'string', default: '' },
     seconds: { type: 'string', default: '0.2' },
     rounds: { type: 'string', default: '5' },
+    wasm: { type: 'string', default: 'dist/wasm' },
     json: { type: 'boolean', default: false },
   },
 });
@@ -59,7 +60,7 @@ const BLOCK_TOKENS = 128;
 
 const compiled = await compileKernels({
   kernel: options.kernel as KernelChoice,
-  binary: (build) => pathToFileURL(resolve('dist', 'wasm', `${build}.wasm`)),
+  binary: (build) => pathToFileURL(resolve(options.wasm, `${build}.wasm`)),
 });
 const memory = new WebAssembly.Memory({ initial: 2048 });
 const kernels: Kernels = instantiateKernels(compiled, memory);
