@@ -9,12 +9,14 @@
  */
 
 import { layerBits, quantizedFormat } from '../cache/format.js';
+import { kvquantFormats } from '../cache/kvquant.js';
 import { type CacheModelShape, type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
 import type { StorageFormat } from '../cache/stored-matrix.js';
 import { storedBytes, zeroBytes } from '../cache/stored-matrix.js';
 import type { CacheBytes, CacheOptions } from '../cache/types.js';
 import { assertIndex, ConfigError } from '../errors.js';
 import { groupedSizes } from '../quant/grouped.js';
+import { expectedNuqBytes, type NuqFormat } from '../quant/nuq.js';
 import type { Bits } from '../quant/uniform.js';
 
 /** Sizes of well-known models, for `xquant memory` without a file. */
@@ -59,10 +61,20 @@ export interface TensorLayout {
   readonly format: StorageFormat;
 }
 
+/** One tensor in levels of KVQuant. */
+export interface NonUniformLayout {
+  readonly name: string;
+  /** Channels. */
+  readonly columns: number;
+  readonly format: NuqFormat;
+}
+
 /** What one layer stores. */
 export interface LayerLayout {
   /** Of sealed tokens. */
   readonly sealed: readonly TensorLayout[];
+  /** What `kvquant` stores instead, of tokens after its sink. */
+  readonly nonUniform?: readonly NonUniformLayout[];
   /** Channels of a token that is not sealed yet. */
   readonly windowColumns: number;
   /** Whether sealed bytes are booked as base layers. */
@@ -107,7 +119,7 @@ export function cacheLayout(options: CacheOptions, model: CacheModelShape): Laye
 }
 
 /**
- * Bytes of a cache.
+ * Bytes of a cache. How many outliers `kvquant` keeps depends on the data; the expected number is counted here.
  *
  * @param options resolved for the model
  * @param tokens stored
@@ -120,7 +132,8 @@ export function cacheBytes(options: CacheOptions, model: CacheModelShape, tokens
   const blocks = Math.floor(tokens / block);
   const windowTokens = tokens - blocks * block;
   const total = zeroBytes();
-  for (const { sealed, windowColumns, isBase } of cacheLayout(options, model)) {
+  for (const { sealed, nonUniform, windowColumns, isBase } of cacheLayout(options, model)) {
+    if (nonUniform) addNonUniform(total, nonUniform, options, blocks);
     const one = zeroBytes();
     for (const { columns, format } of sealed) addMatrix(one, block, columns, format);
     if (isBase) {
@@ -144,8 +157,8 @@ export function cacheBytes(options: CacheOptions, model: CacheModelShape, tokens
  */
 export function elementsPerToken(options: CacheOptions, model: CacheModelShape): number {
   let total = 0;
-  for (const { sealed } of cacheLayout(options, model)) {
-    for (const { columns } of sealed) total += columns;
+  for (const { sealed, nonUniform = [] } of cacheLayout(options, model)) {
+    for (const { columns } of [...sealed, ...nonUniform]) total += columns;
   }
   return total;
 }
@@ -222,6 +235,23 @@ function layerLayout(options: CacheOptions, model: CacheModelShape, layer: numbe
         nominalBits: (keys + values) / 2,
       };
     }
+    case 'kvquant': {
+      if (options.quantizer === 'identity') {
+        const stored = [tensor('keys', kvDim, 'f32'), tensor('values', kvDim, 'f32')];
+        return { sealed: stored, windowColumns: 2 * kvDim, isBase: false, nominalBits: 32 };
+      }
+      const { keys, values } = kvquantFormats(options);
+      return {
+        sealed: [],
+        nonUniform: [
+          { name: 'keys', columns: kvDim, format: keys },
+          { name: 'values', columns: kvDim, format: values },
+        ],
+        windowColumns: 2 * kvDim,
+        isBase: false,
+        nominalBits: options.bits,
+      };
+    }
     case 'xquant':
       if (form === 'latent') {
         return latentLayout(options, model, bits(options.keyBits), bits(options.valueBits), false);
@@ -292,6 +322,25 @@ function addMatrix(bytes: CacheBytes, rows: number, columns: number, format: Sto
   bytes.mins += groups * 2;
 }
 
+/** Adds the blocks of a `kvquant` layer to a count; the sink of the first block stays in f16. */
+function addNonUniform(
+  bytes: CacheBytes,
+  tensors: readonly NonUniformLayout[],
+  { residualWindow, sink }: CacheOptions,
+  blocks: number,
+): void {
+  for (let block = 0; block < blocks; block++) {
+    const exact = block === 0 ? sink : 0;
+    for (const { columns, format } of tensors) {
+      const parts = expectedNuqBytes(residualWindow - exact, columns, format);
+      bytes.codes += parts.codes;
+      bytes.scales += parts.scales;
+      bytes.mins += parts.mins;
+      bytes.outliers += parts.outliers + 2 * exact * columns;
+    }
+  }
+}
+
 /** Bytes of the cross-layer accumulator for one sealed block. */
 function accumulatorBlockBytes(options: CacheOptions, hiddenSize: number): number {
   const { variant, accumulator, residualWindow } = options;
@@ -308,13 +357,26 @@ function accumulatorBlockBytes(options: CacheOptions, hiddenSize: number): numbe
  */
 function paperSize(options: CacheOptions, model: CacheModelShape): number {
   const keyValueWidth = 2 * kvDimOf(model);
-  const width = options.form === 'x' && options.variant !== 'kivi' && options.variant !== 'kv';
-  const elements = width ? model.hiddenSize : keyValueWidth;
+  const storesX = options.form === 'x' && (options.variant === 'xquant' || options.variant === 'xquant-cl');
+  const elements = storesX ? model.hiddenSize : keyValueWidth;
   let sum = 0;
-  for (const { nominalBits } of cacheLayout(options, model)) {
-    sum += nominalBits >= 16 ? nominalBits : nominalBits + 32 / options.groupSize;
+  for (const { nominalBits, nonUniform } of cacheLayout(options, model)) {
+    if (nonUniform) sum += nonUniformBits(nonUniform);
+    else sum += nominalBits >= 16 ? nominalBits : nominalBits + 32 / options.groupSize;
   }
   return ((sum / model.numHiddenLayers) * elements) / (16 * keyValueWidth);
+}
+
+/** Average over tensors of the bits an element takes, in blocks long enough for counts to be whole. */
+function nonUniformBits(tensors: readonly NonUniformLayout[]): number {
+  const rows = 1000;
+  let [bits, elements] = [0, 0];
+  for (const { columns, format } of tensors) {
+    const { codes, scales, mins, outliers } = expectedNuqBytes(rows, columns, format);
+    bits += 8 * (codes + scales + mins + outliers);
+    elements += rows * columns;
+  }
+  return bits / elements;
 }
 
 function tensor(name: string, columns: number, format: StorageFormat): TensorLayout {

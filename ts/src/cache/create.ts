@@ -8,6 +8,7 @@ import { Accumulator } from './accumulator.js';
 import { layerBits } from './format.js';
 import { KiviCache } from './kivi.js';
 import { Float16KeyValueCache } from './kv.js';
+import { KvquantCache } from './kvquant.js';
 import { zeroBytes } from './stored-matrix.js';
 import type {
   CacheBytes,
@@ -34,7 +35,8 @@ export class ReferenceCache implements ModelCache {
   /**
    * @param options resolved for the model, see presets.ts
    * @param projections of all layers, in order
-   * @param factors asked only by the latent forms
+   * @param factors asked only by the latent forms and by `kvquant`
+   * @throws {ConfigError} if variant `kvquant` has no calibration
    */
   constructor(options: CacheOptions, projections: readonly KeyValueProjection[], factors: FactorSource) {
     this.options = options;
@@ -80,6 +82,8 @@ export class ReferenceCache implements ModelCache {
         return new Float16KeyValueCache(options, projection);
       case 'kivi':
         return new KiviCache(options, projection, layers);
+      case 'kvquant':
+        return new KvquantCache(options, projection, this.#factors);
       case 'xquant': {
         if (options.form === 'x') return new XQuantCache(options, projection, layers);
         const { layer } = projection;

@@ -7,6 +7,7 @@
 import { concatRows, type Matrix, matrix, transpose } from '../numerics/matrix.js';
 import { thinSvd } from '../numerics/svd.js';
 import { foldGain } from './fold.js';
+import type { KvquantCalibration } from './kvquant.js';
 import type { FactoredMatrix, FactorSource, KeyValueProjection, LatentFactors } from './types.js';
 
 /** Called before each decomposition that has to be computed. */
@@ -54,6 +55,7 @@ export function factoredMatrix(projection: KeyValueProjection, name: FactoredMat
 export class ComputedFactors implements FactorSource {
   readonly #projections: readonly KeyValueProjection[];
   readonly #known = new Map<string, LatentFactors>();
+  readonly #calibrations = new Map<string, KvquantCalibration>();
   readonly #onCompute: FactorProgress | undefined;
 
   /** @param projections of all layers, in order */
@@ -76,6 +78,19 @@ export class ComputedFactors implements FactorSource {
   /** Uses factors from elsewhere, for instance a file, instead of computing them. */
   preset(layer: number, name: FactoredMatrix, factors: LatentFactors): void {
     this.#known.set(factorKey(layer, name), factors);
+  }
+
+  calibration(path: string): KvquantCalibration | undefined {
+    return this.#calibrations.get(path);
+  }
+
+  /**
+   * Makes a calibration known, for caches of variant `kvquant`.
+   *
+   * @param path what caches ask for it by; empty for the one that they use unless told otherwise
+   */
+  presetCalibration(calibration: KvquantCalibration, path = ''): void {
+    this.#calibrations.set(path, calibration);
   }
 }
 

@@ -11,6 +11,7 @@
 import { assertPositiveInteger, ConfigError } from '../errors.js';
 import type { Rotation } from '../numerics/hadamard.js';
 import { GROUPINGS, type Grouping } from '../quant/grouped.js';
+import { assertNuqBits } from '../quant/nuq.js';
 import { assertBits, BITS, type Bits, RANGE_RULES } from '../quant/uniform.js';
 import type { AccumulatorPolicy, CacheForm, CacheOptions, CacheVariant, DeltaSpace } from './types.js';
 
@@ -32,10 +33,13 @@ export type CacheRequest = { readonly variant: CacheVariant; readonly preset?: C
 export type CachePreset = 'paper' | 'tuned';
 
 /** Variants that can be created. */
-export const CACHE_VARIANTS: readonly CacheVariant[] = ['kv', 'kivi', 'xquant', 'xquant-cl'];
+export const CACHE_VARIANTS: readonly CacheVariant[] = ['kv', 'kivi', 'kvquant', 'xquant', 'xquant-cl'];
 
 /** Tokens of a block unless asked otherwise: the paper's group size. */
 const DEFAULT_BLOCK = 128;
+
+/** What `kvquant` keeps exactly unless asked otherwise: its -1% variant. */
+const DEFAULT_OUTLIERS = 0.01;
 
 const PRESETS: readonly CachePreset[] = ['paper', 'tuned'];
 const FORMS: readonly CacheForm[] = ['x', 'latent'];
@@ -54,12 +58,13 @@ interface OptionSyntax {
 
 const QUANTIZED: readonly CacheVariant[] = ['kivi', 'xquant', 'xquant-cl'];
 const XQUANT: readonly CacheVariant[] = ['xquant', 'xquant-cl'];
+const KVQUANT: readonly CacheVariant[] = ['kvquant'];
 
 /** Every option by the name in the grammar. */
 const SYNTAX: Readonly<Record<string, OptionSyntax>> = {
   form: { key: 'form', parse: oneOf(FORMS), variants: XQUANT },
   group: { key: 'groupSize', parse: parseCount, variants: QUANTIZED },
-  window: { key: 'residualWindow', parse: parseCount, variants: ['kv', ...QUANTIZED] },
+  window: { key: 'residualWindow', parse: parseCount, variants: ['kv', ...KVQUANT, ...QUANTIZED] },
   range: { key: 'range', parse: oneOf(RANGE_RULES), variants: QUANTIZED },
   rotation: { key: 'rotation', parse: oneOf(ROTATIONS), variants: XQUANT },
   grouping: { key: 'grouping', parse: oneOf(GROUPINGS), variants: XQUANT },
@@ -77,7 +82,15 @@ const SYNTAX: Readonly<Record<string, OptionSyntax>> = {
   firstBits: { key: 'firstBits', parse: parseBits, variants: ['kivi', 'xquant'] },
   lastLayers: { key: 'lastLayers', parse: parseNonNegative, variants: ['kivi', 'xquant'] },
   lastBits: { key: 'lastBits', parse: parseBits, variants: ['kivi', 'xquant'] },
-  quantizer: { key: 'quantizer', parse: oneOf(['uniform', 'identity']), variants: ['kv', ...QUANTIZED] },
+  outliers: { key: 'outlierFraction', parse: parseFraction, variants: KVQUANT },
+  sink: { key: 'sink', parse: parseNonNegative, variants: KVQUANT },
+  qnorm: { key: 'qNorm', parse: oneOf(['off', 'on']), variants: KVQUANT },
+  calibration: { key: 'calibration', parse: parsePath, variants: KVQUANT },
+  quantizer: {
+    key: 'quantizer',
+    parse: oneOf(['uniform', 'identity']),
+    variants: ['kv', ...KVQUANT, ...QUANTIZED],
+  },
 };
 
 /** Option names of the grammar with the variants that know them; for help texts. */
@@ -169,6 +182,10 @@ export function resolveCacheOptions(request: CacheRequest | string, shape: Cache
     firstBits: 4,
     lastLayers: 0,
     lastBits: 4,
+    outlierFraction: DEFAULT_OUTLIERS,
+    sink: 0,
+    qNorm: 'off',
+    calibration: '',
     quantizer: 'uniform',
     ...definedOnly(given),
     variant,
@@ -222,6 +239,16 @@ function assertCacheOptions(options: CacheOptions, shape: CacheModelShape): void
       throw new ConfigError('outlier', 'f16', '"quantized" with rotation, which leaves no outlier channel');
     }
   }
+  if (variant === 'kvquant') {
+    assertNuqBits(options.bits);
+    const { outlierFraction, sink } = options;
+    if (!(outlierFraction >= 0 && outlierFraction < 1)) {
+      throw new ConfigError('outliers', outlierFraction, 'a fraction from 0 to below 1, or a percentage');
+    }
+    if (!Number.isInteger(sink) || sink < 0 || sink > residualWindow) {
+      throw new ConfigError('sink', sink, `from 0 to ${residualWindow}, the tokens of a block`);
+    }
+  }
   if (variant === 'xquant-cl' && form === 'latent') {
     if (!latentDeltasFit(shape)) {
       throw new ConfigError('form', form, `"x": 2 * kvDim is more than hiddenSize (${shape.hiddenSize})`);
@@ -250,6 +277,21 @@ function parseBits(text: string, name: string): Bits {
   const bits = parseInteger(text, name, `one of ${BITS.join(', ')}`);
   assertBits(bits, name);
   return bits;
+}
+
+/** `1%` or `0.01`. */
+function parseFraction(text: string, name: string): number {
+  const [, digits, percent] = /^(\d{1,9}(?:\.\d{1,9})?)(%?)$/.exec(text) ?? [];
+  const fraction = percent ? Number(digits) / 100 : Number(digits);
+  if (!(fraction >= 0 && fraction < 1)) {
+    throw new ConfigError(name, text, 'a fraction from 0 to below 1, or a percentage');
+  }
+  return fraction;
+}
+
+function parsePath(text: string, name: string): string {
+  if (text === '') throw new ConfigError(name, text, 'the path of a file');
+  return text;
 }
 
 function parseCount(text: string, name: string): number {

@@ -8,6 +8,7 @@ import { NumericError, ShapeError } from '../errors.js';
 import { decodeFloat16, encodeFloat16, FLOAT16_OVERFLOW } from '../numerics/float16.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
 import { dequantizeMatrix, type GroupedOptions, quantizedBytes, quantizeMatrix } from '../quant/grouped.js';
+import { nuqBytes } from '../quant/nuq.js';
 import type { GroupPlace } from '../quant/uniform.js';
 import type { CacheBytes, Float16Matrix, StoredMatrix } from './types.js';
 
@@ -29,13 +30,15 @@ export function storeMatrix(source: Matrix, format: StorageFormat, place: GroupP
 }
 
 /**
- * The values of a stored matrix.
+ * The values of a stored matrix. Rows of `kvquant` cannot be read without their levels; see its cache.
  *
  * @returns [rows, columns], fresh unless it was stored in f32
+ * @throws {TypeError} if it is rows of `kvquant`
  */
 export function loadMatrix(stored: StoredMatrix): Matrix {
   if ('packed' in stored) return dequantizeMatrix(stored);
   if ('float16' in stored) return matrix(stored.rows, stored.columns, decodeFloat16(stored.float16));
+  if ('rowCodes' in stored) throw new TypeError('rows of kvquant can be read only with their levels');
   return stored;
 }
 
@@ -46,6 +49,12 @@ export function countStored(stored: StoredMatrix, bytes: CacheBytes): void {
     bytes.codes += parts.codes;
     bytes.scales += parts.scales;
     bytes.mins += parts.mins;
+  } else if ('rowCodes' in stored) {
+    const parts = nuqBytes(stored);
+    bytes.codes += parts.codes;
+    bytes.scales += parts.scales;
+    bytes.mins += parts.mins;
+    bytes.outliers += parts.outliers;
   } else {
     bytes.outliers += ('float16' in stored ? stored.float16 : stored.data).byteLength;
   }

@@ -11,7 +11,9 @@
 import type { Rotation } from '../numerics/hadamard.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { Grouping, QuantizedMatrix } from '../quant/grouped.js';
+import type { NuqMatrix } from '../quant/nuq.js';
 import type { Bits, RangeRule } from '../quant/uniform.js';
+import type { KvquantCalibration } from './kvquant.js';
 
 /** The three faces of one layer input. A variant reads the one it stores. */
 export interface LayerInput {
@@ -61,13 +63,19 @@ export interface LatentFactors {
   readonly upProjection: Matrix;
 }
 
-/** Gives the factors of a layer; computed on first use or read from a file. */
+/** What is known of a model offline: factors of its layers, computed on first use or read from a file. */
 export interface FactorSource {
   /**
    * @param layer which layer
    * @param matrix which matrix is factored: `wK`, `wV`, `[wK | wV]`, or the latter with the norm gain folded in
    */
   factors(layer: number, matrix: FactoredMatrix): LatentFactors;
+  /**
+   * The calibration that `kvquant` needs, if it has been loaded.
+   *
+   * @param path as in {@link CacheOptions.calibration}
+   */
+  calibration?(path: string): KvquantCalibration | undefined;
 }
 
 /** Matrices that {@link FactorSource} factors. */
@@ -83,7 +91,7 @@ export interface CacheBytes {
   mins: number;
   /** Newest tokens, not yet sealed, in f16. */
   window: number;
-  /** Sealed values that are kept unquantized: all of the `kv` cache, f16 outlier channels. */
+  /** Sealed values that are kept unquantized: all of the `kv` cache, f16 outlier channels, outliers and sink of `kvquant`. */
   outliers: number;
   /** Everything that the first, differently coded layers of `xquant-cl` hold once sealed. */
   baseLayers: number;
@@ -92,7 +100,7 @@ export interface CacheBytes {
 }
 
 /** A matrix as a cache keeps it: quantized, or in f16 bits, or (identity quantizer) in f32. */
-export type StoredMatrix = QuantizedMatrix | Float16Matrix | Matrix;
+export type StoredMatrix = QuantizedMatrix | NuqMatrix | Float16Matrix | Matrix;
 
 /** A row-major matrix of f16 numbers. */
 export interface Float16Matrix {
@@ -172,7 +180,7 @@ export interface ModelCache {
 }
 
 /** Cache variants by the name a user types. */
-export type CacheVariant = 'kv' | 'kivi' | 'xquant' | 'xquant-cl';
+export type CacheVariant = 'kv' | 'kivi' | 'kvquant' | 'xquant' | 'xquant-cl';
 
 /** What XQuant stores: X itself, or its projection on the singular vectors of Wk and Wv. */
 export type CacheForm = 'x' | 'latent';
@@ -220,6 +228,14 @@ export interface CacheOptions {
   /** `kivi` and `xquant`: this many last layers get `lastBits`. */
   readonly lastLayers: number;
   readonly lastBits: Bits;
+  /** `kvquant`: fraction of values that are kept exactly. 0 is its dense variant. */
+  readonly outlierFraction: number;
+  /** `kvquant`: this many first tokens of a sequence stay in f16. */
+  readonly sink: number;
+  /** `kvquant`: whether levels are read with Q-Norm's correction. */
+  readonly qNorm: 'off' | 'on';
+  /** `kvquant`: file of the calibration; empty for the one that comes with an embedded model. */
+  readonly calibration: string;
   /** `identity` stores f32 everywhere: for tests, and to see what quantization alone costs. */
   readonly quantizer: 'uniform' | 'identity';
 }

@@ -125,7 +125,7 @@ const OPTION_VALUES: Readonly<Record<string, readonly unknown[] | 'count' | 'fra
  *
  * @param content read; nothing of it is kept
  * @returns fresh
- * @throws {ConfigError} if there are more or fewer ids than tokens in the cache
+ * @throws {ConfigError} if there are more or fewer ids than tokens in the cache, or it is a `kvquant` cache
  *
  * @example
  * ```ts
@@ -138,6 +138,9 @@ const OPTION_VALUES: Readonly<Record<string, readonly unknown[] | 'count' | 'fra
  */
 export function writeSnapshot(content: SnapshotContent): Uint8Array {
   const { cache, tokens, pending = [], fingerprint } = content;
+  if (cache.options.variant === 'kvquant') {
+    throw new ConfigError('cache', 'kvquant', 'another variant: this one is there to be measured, not saved');
+  }
   if (tokens.length !== cache.length) {
     throw new ConfigError('tokens', `${tokens.length} ids`, `the ${cache.length} ids that the cache holds`);
   }
@@ -214,6 +217,7 @@ function layerParts({ blocks, window }: LayerState): Part[] {
 
 function matrixParts(stored: StoredMatrix): Part[] {
   if ('packed' in stored) return [stored.packed, stored.scales, stored.mins];
+  if ('rowCodes' in stored) throw new TypeError('rows of kvquant have no place in a snapshot');
   return ['float16' in stored ? stored.float16 : stored.data];
 }
 
