@@ -283,6 +283,32 @@ export class LayerPlan {
   }
 
   /**
+   * Records the check that inputs of a product with integers are finite: integers would hide it.
+   *
+   * @param x f32 [count, hiddenSize]
+   * @param position of the first row in the sequence, for errors
+   */
+  recordFiniteCheck(
+    recorder: Recorder,
+    memory: LinearMemory,
+    x: number,
+    count: number,
+    position: number,
+  ): void {
+    const { hiddenSize } = this.#config;
+    const fail = (bad: number): Error => {
+      const place = {
+        layer: this.layer,
+        tensor: 'x',
+        token: position + Math.floor(bad / hiddenSize),
+        channel: bad % hiddenSize,
+      };
+      return new NumericError('append', memory.f32[x / 4 + bad], place, 'not a finite number');
+    };
+    recorder.check(fail, 'findNonFinite', x, count * hiddenSize);
+  }
+
+  /**
    * Records the storing of rows in the window's format.
    *
    * @param rows of the pass

@@ -567,9 +567,11 @@ export class Pass {
       return { maxima, sums, acc };
     });
 
-    for (const tile of tiles) {
-      team.task();
-      this.#recordTile(tile, 0, tile.sequence.count, 0, kvHeads);
+    for (const sequence of this.#sequences) {
+      team.task(); // one for all tiles: they bring the same running softmax up to date
+      for (const tile of tiles) {
+        if (tile.sequence === sequence) this.#recordTile(tile, 0, sequence.count, 0, kvHeads);
+      }
     }
     for (const [p, run] of pieces.entries()) {
       const { maxima, sums, acc } = states[p];

@@ -74,11 +74,14 @@ class CacheResources {
   /** By block; blocks that no pass has visited have none. */
   readonly accumulators: (AccumulatorEntry | undefined)[] = [];
   readonly #host: CacheHost;
+  /** Not by way of the host, which may be gone when this is freed. */
+  readonly #memory: LinearMemory;
   readonly #plan: CachePlan;
   #disposed = false;
 
   constructor(host: CacheHost, plan: CachePlan, stores: readonly BlockStore[]) {
     this.#host = host;
+    this.#memory = host.memory;
     this.#plan = plan;
     this.stores = stores;
     host.retain(plan);
@@ -89,7 +92,7 @@ class CacheResources {
   }
 
   truncateAccumulators(blocks: number): void {
-    for (const entry of this.accumulators.splice(blocks)) if (entry) this.#host.memory.free(entry.pointer);
+    for (const entry of this.accumulators.splice(blocks)) if (entry) this.#memory.free(entry.pointer);
   }
 
   dispose(): void {
@@ -98,8 +101,8 @@ class CacheResources {
     for (const store of this.stores) store.dispose();
     for (const window of this.windows) {
       if (!window) continue;
-      this.#host.memory.free(window.keysT);
-      this.#host.memory.free(window.values);
+      this.#memory.free(window.keysT);
+      this.#memory.free(window.values);
     }
     this.truncateAccumulators(0);
     this.#host.release(this.#plan);
@@ -407,6 +410,10 @@ export class WasmLayerCache implements LayerCache {
       const whole = taken === tokens;
       const window = whole ? half : store.window();
       recorder.task();
+      if (plan.down.length > 0) {
+        const x = rows.x + (first + done) * plan.hiddenSize * 4;
+        plan.recordFiniteCheck(recorder, memory, x, taken, store.length);
+      }
       plan.recordWindow(recorder, memory, rows, first + done, taken, window, slot, store.length);
       if (slot + taken === tokens) {
         const index = store.blocks;
