@@ -12,7 +12,7 @@ floor(position / 128) is quantized when its 128 tokens are there.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable
 
@@ -57,6 +57,7 @@ class Layer:
     w_gate: Tensor
     w_up: Tensor
     w_down: Tensor
+    projections: dict = field(default_factory=dict, repr=False)  # CacheOptions -> Projection
 
 
 GGUF_NAMES = {
@@ -132,7 +133,7 @@ def parse_cache(spec: str, config: Config) -> CacheOptions:
     return options
 
 
-Jitter = Callable[[Tensor], Tensor]  # how a kept tensor is rounded to f32; see `measured_sensitivity`
+Jitter = Callable[[Tensor], Tensor]  # how a kept tensor is rounded to f32; see `ulp_jitter`
 
 
 def to_f32(x: Tensor) -> Tensor:
@@ -174,25 +175,26 @@ class LayerCache:
 
     def __init__(self, index: int, options: CacheOptions, layer: Layer, shared: dict):
         self.index, self.options, self.layer, self.shared = index, options, layer, shared
-        self.projection = Projection(layer, options)
+        self.projection = layer.projections[options]
         self.rows: list[Tensor] = []  # f16 values of all tokens, one tensor per kind of row
         self.sealed: list[Tensor] = []  # what the sealed tokens read back as
         self.sealed_length = 0
 
-    # What is stored (f16) of new tokens.
+    # What is to be stored of new tokens, f32: before f16 rounding and rotation.
     def incoming(self, x: Tensor, normalized: Tensor, jitter: Jitter) -> list[Tensor]:
         o, p = self.options, self.projection
         if o.name in ("kv", "kivi"):
             kept = [x.double() @ self.layer.w_k.T, x.double() @ self.layer.w_v.T]
-            return [R.f16(jitter(k)) for k in kept]
+            return [jitter(k) for k in kept]
         if p.full_width_rows:
-            row = R.f16(normalized if o.delta_space == "normalized" else x)
-            return [R.hadamard(row) if p.rotate_rows else row]
-        return [R.f16(jitter(x.double() @ down.double().T)) for down in (p.down_k, p.down_v)]
+            return [normalized if o.delta_space == "normalized" else x]
+        return [jitter(x.double() @ down.double().T) for down in (p.down_k, p.down_v)]
 
     def append(self, x: Tensor, normalized: Tensor, jitter: Jitter = to_f32) -> None:
         """x, normalized [tokens, hiddenSize] f32."""
-        new = self.incoming(x, normalized, jitter)
+        new = [R.f16(row) for row in self.incoming(x, normalized, jitter)]
+        if self.projection.rotate_rows:
+            new = [R.hadamard(row) for row in new]
         self.rows = [torch.cat(pair) for pair in zip(self.rows, new)] if self.rows else new
         complete = len(self.rows[0]) // R.BLOCK * R.BLOCK
         if complete > self.sealed_length:
@@ -254,6 +256,9 @@ class LayerCache:
 
 def create_cache(spec: str, config: Config, layers: list[Layer]) -> list[LayerCache]:
     options, shared = parse_cache(spec, config), {}
+    for layer in layers:  # folding and SVD once per layer and set of options
+        if options not in layer.projections:
+            layer.projections[options] = Projection(layer, options)
     return [LayerCache(i, options, layer, shared) for i, layer in enumerate(layers)]
 
 
