@@ -1,5 +1,5 @@
 /**
- * Builds dist/: the JavaScript and the declarations, and the WebAssembly kernels.
+ * Builds dist/: the JavaScript and the declarations, the WebAssembly kernels, and the bundle for browsers.
  *
  * Everything is built into a fresh folder, so that dist/ never holds a file whose source is gone.
  */
@@ -21,3 +21,4 @@ rmSync(`${root}dist`, { recursive: true, force: true });
 run('node_modules/typescript/bin/tsc', ['-p', 'tsconfig.build.json']);
 chmodSync(`${root}dist/cli/main.js`, 0o755);
 run('scripts/build-wasm.mjs', []);
+run('scripts/build-browser.mjs', []);

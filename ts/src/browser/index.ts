@@ -1,0 +1,19 @@
+/**
+ * XQuant in a browser: everything of the package, with a `loadModel` that runs the engine in a worker and keeps
+ * what it downloads. This is what `import 'xquant'` gives there.
+ *
+ * @module
+ */
+
+export * from '../index.js';
+export { type BrowserLoadOptions, loadModel } from './load.js';
+export type { BackendChoice } from './protocol.js';
+export { RemoteCache, RemoteModel } from './remote-model.js';
+export {
+  type ModelStorage,
+  OpfsStorage,
+  StorageError,
+  StoredFetch,
+  type StoredFile,
+  type StoredInfo,
+} from './storage.js';
