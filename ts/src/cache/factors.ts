@@ -4,6 +4,7 @@
  * @module
  */
 
+import { ConfigError } from '../errors.js';
 import { concatRows, type Matrix, matrix, transpose } from '../numerics/matrix.js';
 import { thinSvd } from '../numerics/svd.js';
 import { foldGain } from './fold.js';
@@ -84,12 +85,27 @@ export class ComputedFactors implements FactorSource {
     return this.#calibrations.get(path);
   }
 
+  /** Whether a calibration was made for these weights, as far as it says. */
+  isCalibrationOf({ keyWeights }: KvquantCalibration): boolean {
+    if (!keyWeights) return true;
+    return (
+      keyWeights.length === this.#projections.length &&
+      this.#projections.every(({ wK }, layer) =>
+        keyWeights[layer].every((value, i) => Math.abs(value - wK.data[i]) <= 1e-6 * Math.abs(value)),
+      )
+    );
+  }
+
   /**
    * Makes a calibration known, for caches of variant `kvquant`.
    *
    * @param path what caches ask for it by; empty for the one that they use unless told otherwise
+   * @throws {ConfigError} if it was made for other weights, or for the same with rows in another order
    */
   presetCalibration(calibration: KvquantCalibration, path = ''): void {
+    if (!this.isCalibrationOf(calibration)) {
+      throw new ConfigError('calibration', path, 'one that was made for this model and file format');
+    }
     this.#calibrations.set(path, calibration);
   }
 }

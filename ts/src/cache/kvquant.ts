@@ -66,6 +66,8 @@ export interface KvquantSetting {
 export interface KvquantCalibration {
   /** What it was made for, in words, for messages. */
   readonly settings: readonly KvquantSetting[];
+  /** The first numbers of Wk of every layer, by which a model knows that it is its own. [layers] */
+  readonly keyWeights?: readonly Float32Array[];
   /** The layers under a setting; undefined if it was not made for it. */
   find(setting: KvquantSetting): readonly KvquantLayerCalibration[] | undefined;
 }

@@ -5,10 +5,13 @@
  * @module
  */
 
+import type { KvquantCalibration } from '../cache/kvquant.js';
 import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
 import type { FactoredMatrix, LatentFactors, ModelCache } from '../cache/types.js';
+import { readCalibration } from '../io/kvquant-calibration.js';
 import { loadModelFile } from '../io/load-model.js';
 import type { ModelFile, ModelHeader } from '../io/model-file.js';
+import { embeddedCalibrations } from '../io/node-calibration.js';
 import { type FactorName, factorsOfCache, readFactors } from '../io/svd-factors.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { pauseForEvents } from '../model/pause.js';
@@ -30,6 +33,9 @@ export type BackendName = (typeof BACKENDS)[number];
 interface FactorStore {
   factors(layer: number, matrix: FactoredMatrix): LatentFactors;
   preset(layer: number, matrix: FactoredMatrix, factors: LatentFactors): void;
+  calibration(path: string): KvquantCalibration | undefined;
+  isCalibrationOf(calibration: KvquantCalibration): boolean;
+  presetCalibration(calibration: KvquantCalibration, path?: string): void;
 }
 
 /** A model that is loaded, and what belongs to it. */
@@ -108,7 +114,7 @@ export async function createCache(
 }
 
 /**
- * Computes the factors that caches need.
+ * Computes the factors that caches need, and loads the calibrations of KVQuant.
  *
  * @throws {UsageError} if a cache does not fit the model
  */
@@ -118,11 +124,30 @@ export async function prepareCaches(
   terminal: Terminal,
 ): Promise<void> {
   const { config } = opened.model;
+  const calibrations = new Set<string>();
   const names = caches.flatMap((cache) => {
     const options = usage(() => resolveCacheOptions(cache, config));
+    if (options.variant === 'kvquant') calibrations.add(options.calibration);
     return factorsOfCache(options, config.numHiddenLayers);
   });
+  for (const path of calibrations) await loadCalibration(opened, path, terminal);
   await computeFactors(opened.factors, names, terminal);
+}
+
+/** Makes a calibration known to the model; an embedded model finds its own. */
+async function loadCalibration(
+  { model, factors }: OpenedModel,
+  path: string,
+  terminal: Terminal,
+): Promise<void> {
+  if (factors.calibration(path)) return;
+  if (path !== '') {
+    const calibration = readCalibration(await readInput(path, terminal), path, model.config);
+    usage(() => factors.presetCalibration(calibration, path));
+    return;
+  }
+  const own = embeddedCalibrations(model.config).find((each) => factors.isCalibrationOf(each));
+  if (own) factors.presetCalibration(own);
 }
 
 /** Computes factors one by one, so that Ctrl-C is heard between them. */
