@@ -2,7 +2,7 @@
  * The operations of the caches: rematerialize, cl-encode, cl-decode, attend.
  *
  * In all of them the rotation is already folded into the weights that are given, as a cache folds it once
- * when it is made (xquant.md §9).
+ * when it is made (docs/numerics.md "The rotation").
  *
  * @module
  */
@@ -98,7 +98,7 @@ export function storedSources(inputs: CaseInputs): StoredSources {
 }
 
 /**
- * Sizes of the terms that a kernel sums which multiplies codes and adds the minima afterwards (xquant.md §8):
+ * Sizes of the terms that a kernel sums which multiplies codes and adds the minima afterwards (docs/numerics.md "Products"):
  * `|code * scale| + |min|`, at least as large as the value. Its error grows with these.
  */
 function termSizes(stored: QuantizedMatrix): Matrix {
@@ -108,7 +108,7 @@ function termSizes(stored: QuantizedMatrix): Matrix {
 const rematerialize: Operation = {
   name: 'rematerialize',
   summary: 'keys (before RoPE) and values from stored codes',
-  specification: 'xquant.md §3.1, §3.2; docs/numerics.md "Products"',
+  specification: 'docs/numerics.md "Products"',
   options: LATENT_OPTIONS,
   tensors: [
     ...STORED_INPUTS,
@@ -127,7 +127,7 @@ const rematerialize: Operation = {
 const encode: Operation = {
   name: 'cl-encode',
   summary: 'XQuant-CL over layers: the base layer, then quantized differences against the reconstruction',
-  specification: 'xquant.md §3.3, §3.4; docs/numerics.md "The accumulator"',
+  specification: 'docs/numerics.md "The accumulator"',
   options: [
     FORM,
     ...GROUPED_OPTIONS,
@@ -186,7 +186,7 @@ const encode: Operation = {
 const decode: Operation = {
   name: 'cl-decode',
   summary: 'the sum of base and differences after every layer',
-  specification: 'xquant.md §3.3, §3.4; docs/numerics.md "The accumulator"',
+  specification: 'docs/numerics.md "The accumulator"',
   options: encode.options,
   tensors: [
     { name: 'packed_<layer>', role: 'input', dtype: 'U8', shape: '[bytes]' },
@@ -308,7 +308,7 @@ function expectedAccumulator(
 const attend: Operation = {
   name: 'attend',
   summary: 'one decode step of attention over stored tokens, RoPE included',
-  specification: 'xquant.md §1, §8; docs/numerics.md "Attention"',
+  specification: 'docs/numerics.md "Attention"',
   options: [
     ...LATENT_OPTIONS,
     { name: 'heads', values: 'query heads' },

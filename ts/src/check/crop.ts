@@ -1,5 +1,5 @@
 /**
- * The first tokens of a large case: enough to recognize a mistake, few enough to try many.
+ * Some tokens of a large case, from where it goes wrong: enough to recognize a mistake, few enough to try many.
  *
  * @module
  */
@@ -12,16 +12,23 @@ import { elementCount, type Tensor } from './tensor.js';
 /** Elements that diagnoses look at. */
 const ENOUGH_ELEMENTS = 2 ** 16;
 
-/** A part of a case, with the count of its tokens if it is not the whole. */
+/** Tokens `[from, to)` of a case of `of` tokens. */
+export interface TokenRange {
+  readonly from: number;
+  readonly to: number;
+  readonly of: number;
+}
+
+/** A part of a case, with its tokens if it is not the whole. */
 export interface Cropped {
   readonly inputs: CaseInputs;
-  readonly tokens?: number;
+  readonly tokens?: TokenRange;
 }
 
 /**
- * Cuts a case to its first tokens. Operations whose tokens depend on each other are left whole.
+ * Cuts a case to tokens from its first mismatch on. Operations whose tokens depend on each other are left whole.
  *
- * @param reports of the outputs; if the first mismatch is beyond the part, the case is left whole
+ * @param reports of the outputs
  */
 export function cropCase(inputs: CaseInputs, reports: readonly TensorReport[]): Cropped {
   const size = sizeOf(inputs);
@@ -32,15 +39,21 @@ export function cropCase(inputs: CaseInputs, reports: readonly TensorReport[]): 
   const firsts = reports
     .filter((report) => report.verdict === 'fail')
     .map(({ mismatches: [first] }) => first?.place.token ?? first?.place.group ?? Number.POSITIVE_INFINITY);
-  if (Math.min(...firsts) >= kept) return { inputs };
+  const first = Math.min(...firsts);
+  // A case that goes wrong from the start is cut at the start, where positions and groups are counted from.
+  const from = first < kept ? 0 : Math.floor(first / unit) * unit;
+  if (from >= tokens) return { inputs };
+  const range = { from, to: Math.min(from + kept, tokens), of: tokens };
 
   const parts: Record<string, Tensor> = {};
   for (const [name, whole] of inputs.case.tensors) {
-    const part = leadingTokens(name, whole, inputs, tokens, kept);
+    const part = someTokens(name, whole, inputs, range);
     if (part) parts[name] = part;
   }
-  const options = inputs.case.options.tokens === undefined ? undefined : { tokens: kept };
-  return { inputs: inputs.with({ tensors: parts, options }), tokens: kept };
+  const options: Record<string, number> = {};
+  if (inputs.case.options.tokens !== undefined) options.tokens = range.to - from;
+  if (inputs.case.operation === 'rope') options.firstPosition = inputs.number('firstPosition', 0) + from;
+  return { inputs: inputs.with({ tensors: parts, options }), tokens: range };
 }
 
 /** Tokens of a case that can be cut, its channels, and of how many tokens cuts are a multiple. */
@@ -74,28 +87,31 @@ function sizeOf(inputs: CaseInputs): { tokens: number; channels: number; unit: n
   }
 }
 
-function leadingTokens(
+function someTokens(
   name: string,
   whole: Tensor,
   inputs: CaseInputs,
-  tokens: number,
-  kept: number,
+  { from, to, of }: TokenRange,
 ): Tensor | undefined {
   const elementBytes = whole.bytes.length / Math.max(1, elementCount(whole.shape));
-  const leading = (count: number, shape: readonly number[]): Tensor => ({
+  const part = (start: number, end: number, shape?: readonly number[]): Tensor => ({
     dtype: whole.dtype,
-    shape,
-    bytes: whole.bytes.subarray(0, count * elementBytes),
+    shape: shape ?? [end - start],
+    bytes: whole.bytes.subarray(start * elementBytes, end * elementBytes),
   });
   const [, prefix, kind] = /^(key_|value_|)(packed|scales|mins)$/.exec(name) ?? [];
   if (kind && inputs.case.operation !== 'pack') {
-    const sizes = groupedSizes(kept, storedColumns(inputs, prefix), storedFormat(inputs, prefix));
-    const count = kind === 'packed' ? sizes.packedBytes / elementBytes : sizes.groups;
-    return leading(count, [count]);
+    // Both groupings store whole blocks of tokens one after the other.
+    const sizes = (rows: number) =>
+      groupedSizes(rows, storedColumns(inputs, prefix), storedFormat(inputs, prefix));
+    const offset = (rows: number) =>
+      kind === 'packed' ? sizes(rows).packedBytes / elementBytes : sizes(rows).groups;
+    return part(offset(from), offset(to));
   }
   // Weights have sizes of their own, and one of them may be the number of tokens.
-  if (whole.shape.length !== 2 || whole.shape[0] !== tokens || /^(w|up)_/.test(name)) return undefined;
-  return leading(kept * whole.shape[1], [kept, whole.shape[1]]);
+  if (whole.shape.length !== 2 || whole.shape[0] !== of || /^(w|up)_/.test(name)) return undefined;
+  const columns = whole.shape[1];
+  return part(from * columns, to * columns, [to - from, columns]);
 }
 
 function storedColumns(inputs: CaseInputs, prefix: string): number {

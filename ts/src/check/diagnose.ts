@@ -10,7 +10,7 @@
 
 import { XQuantError } from '../errors.js';
 import { compareTensor, type TensorReport } from './compare.js';
-import { cropCase } from './crop.js';
+import { cropCase, type TokenRange } from './crop.js';
 import type { CaseInputs } from './inputs.js';
 import { KNOWN_MISTAKES } from './known-mistakes.js';
 import type { Attempt } from './mistake.js';
@@ -29,7 +29,7 @@ export interface Diagnosis {
   /** Tensors that did not match and do with the mistake. */
   readonly explains: readonly string[];
   /** Tokens of the dump that were looked at, if not all. */
-  readonly tokens?: number;
+  readonly tokens?: TokenRange;
 }
 
 /**

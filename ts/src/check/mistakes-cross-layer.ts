@@ -59,7 +59,7 @@ export const CROSS_LAYER_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'open-loop',
     title: 'differences are taken against the true X of the layer below',
-    specification: 'xquant.md §3.3: against the reconstruction (closed loop); numerics.md "The accumulator"',
+    specification: 'docs/numerics.md "The accumulator": against the reconstruction (closed loop)',
     operations: ['cl-encode'],
     *attempts(inputs, _context, right) {
       yield { outputs: () => encodeLayers(inputs, right, {}, 'open') };
@@ -68,7 +68,7 @@ export const CROSS_LAYER_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'accumulator-not-updated',
     title: 'the accumulator is not updated from layer to layer',
-    specification: 'xquant.md §3.3: A_i = A_(i-1) + dequantize(D_i); numerics.md "The accumulator"',
+    specification: 'docs/numerics.md "The accumulator": A_i = A_(i-1) + dequantize(D_i)',
     operations: ['cl-encode', 'cl-decode'],
     *attempts(inputs, _context, right) {
       if (inputs.case.operation === 'cl-encode') {

@@ -69,19 +69,19 @@ export const QUANTIZER_MISTAKES: readonly KnownMistake[] = [
   quantizerMistake(
     'rounding-half-up',
     'ties are rounded half up or away from zero (codes are not negative, so that is the same)',
-    'xquant.md §2: roundHalfEven; numerics.md "The quantizer", step 5',
+    'docs/numerics.md "The quantizer", step 5: roundHalfEven',
     () => [{ rounding: 'halfUp' }],
   ),
   quantizerMistake(
     'rounding-truncated',
     'levels are truncated, not rounded',
-    'xquant.md §2: roundHalfEven; numerics.md "The quantizer", step 5',
+    'docs/numerics.md "The quantizer", step 5: roundHalfEven',
     () => [{ rounding: 'truncate' }],
   ),
   quantizerMistake(
     'reciprocal',
     'codes are computed by multiplying with 1 / scale',
-    'xquant.md §2: true division; numerics.md "The quantizer", step 5 (case E10)',
+    'docs/numerics.md "The quantizer", step 5 (case E10): true division',
     () => [
       { reciprocal: 'scaled', detail: '(x - min) * (1 / scale)' },
       { reciprocal: 'fused', detail: 'x * (1 / scale) - min * (1 / scale)' },
@@ -90,7 +90,7 @@ export const QUANTIZER_MISTAKES: readonly KnownMistake[] = [
   quantizerMistake(
     'unrounded-parameters',
     'codes are computed from the scale or minimum before it is rounded to f16',
-    'xquant.md §2: the stored (rounded) s and m; numerics.md "The quantizer", steps 2 to 5 (cases E4, E5)',
+    'docs/numerics.md "The quantizer", steps 2 to 5 (cases E4, E5): the stored (rounded) s and m',
     () => [
       { unrounded: 'scale', detail: 'unrounded scale' },
       { unrounded: 'min', detail: 'unrounded minimum' },
@@ -100,13 +100,13 @@ export const QUANTIZER_MISTAKES: readonly KnownMistake[] = [
   quantizerMistake(
     'f16-arithmetic',
     'the arithmetic runs in f16',
-    'xquant.md §2: all in f32; numerics.md "The quantizer"',
+    'docs/numerics.md "The quantizer": all in f32',
     () => [{ halfArithmetic: true }],
   ),
   quantizerMistake(
     'integer-zero-point',
     'the zero point is an integer code',
-    'baselines.md §2 step 3: the minimum is a float; numerics.md "The quantizer", step 3',
+    'docs/numerics.md "The quantizer", step 3: the minimum is a float',
     () => [
       { integerZeroPoint: 'clamped', detail: 'clamped to the codes' },
       { integerZeroPoint: 'free', detail: 'not clamped' },
@@ -117,26 +117,21 @@ export const QUANTIZER_MISTAKES: readonly KnownMistake[] = [
   quantizerMistake(
     'symmetric-range',
     'the range is symmetric about zero',
-    'xquant.md §2: asymmetric, min to max; numerics.md "The quantizer", step 1',
+    'docs/numerics.md "The quantizer", step 1: asymmetric, min to max',
     () => [
       { symmetric: 'range', detail: '-max|x| to max|x| over all levels' },
       { symmetric: 'signed', detail: 'signed codes with an offset' },
       { symmetric: 'signedWithoutMin', detail: 'signed codes with an offset, no minimum stored' },
     ],
   ),
-  quantizerMistake(
-    'range-rule',
-    'the other range rule is used',
-    'xquant.md §9.3; numerics.md "The range"',
-    (inputs) => {
-      const range = inputs.range() === 'mse' ? 'minmax' : 'mse';
-      return [{ range, detail: `${range} instead of ${inputs.range()}` }];
-    },
-  ),
+  quantizerMistake('range-rule', 'the other range rule is used', 'docs/numerics.md "The range"', (inputs) => {
+    const range = inputs.range() === 'mse' ? 'minmax' : 'mse';
+    return [{ range, detail: `${range} instead of ${inputs.range()}` }];
+  }),
   quantizerMistake(
     'axes-swapped',
     'groups run along the other axis',
-    'xquant.md §2: perToken is a run of channels, perChannel a run of tokens; numerics.md "Groups"',
+    'docs/numerics.md "Groups": perToken is a run of channels, perChannel a run of tokens',
     (inputs) => {
       const grouping = inputs.grouping() === 'perToken' ? 'perChannel' : 'perToken';
       return [
@@ -152,13 +147,13 @@ export const QUANTIZER_MISTAKES: readonly KnownMistake[] = [
   quantizerMistake(
     'group-order',
     'groups per channel are written channel by channel',
-    'xquant.md §2: token block-major, then channel; numerics.md "Groups"',
+    'docs/numerics.md "Groups": token block-major, then channel',
     (inputs) => (inputs.grouping() === 'perChannel' ? [{ channelMajor: true }] : []),
   ),
   quantizerMistake(
     'group-size',
     'groups have another size',
-    'xquant.md §2: the group size of the options, 128 in the paper; numerics.md "Groups"',
+    'docs/numerics.md "Groups": the group size of the options, 128 in the paper',
     (inputs) =>
       [128, ...GROUP_SIZES]
         .filter((groupSize) => groupSize !== inputs.count('groupSize', 128))
@@ -167,7 +162,7 @@ export const QUANTIZER_MISTAKES: readonly KnownMistake[] = [
   quantizerMistake(
     'group-start',
     'groups are counted from the wrong place, so that the first one is short',
-    'xquant.md §2: counted from position 0; numerics.md "Groups"',
+    'docs/numerics.md "Groups": counted from position 0',
     (inputs) => {
       const groupSize = inputs.count('groupSize', 128);
       const along = inputs.tensor('x').shape.at(inputs.grouping() === 'perToken' ? -1 : -2) ?? 0;
@@ -180,7 +175,7 @@ export const QUANTIZER_MISTAKES: readonly KnownMistake[] = [
   quantizerMistake(
     'zero-padding',
     'a short last group is filled up with zeros that enter its range',
-    'xquant.md §2: never zero-pad into a statistic; numerics.md "Groups"',
+    'docs/numerics.md "Groups": never zero-pad into a statistic',
     () => [
       { zeroPadding: 'statistics', detail: 'in the statistics' },
       { zeroPadding: 'bytes', detail: 'in the statistics and in the packed codes' },
@@ -189,7 +184,7 @@ export const QUANTIZER_MISTAKES: readonly KnownMistake[] = [
   quantizerMistake(
     'negative-zero',
     'a minimum of -0 is stored as it is',
-    'numerics.md "The quantizer", step 1: zero is stored as +0',
+    'docs/numerics.md "The quantizer", step 1: zero is stored as +0',
     () => [{ negativeZero: true }],
   ),
 ];
@@ -229,7 +224,7 @@ const PACKING_ORDERS: readonly { id: string; title: string; order: PackingOrder;
     },
   ];
 
-const PACKED_LAYOUT = 'xquant.md §2 "Packed layout"; numerics.md "Packing"';
+const PACKED_LAYOUT = 'docs/numerics.md "Packing"';
 
 /** Mistakes in the order of bits and bytes. */
 export function packingMistakes(): KnownMistake[] {
@@ -259,7 +254,7 @@ export function packingMistakes(): KnownMistake[] {
     {
       id: 'big-endian',
       title: 'bytes are in big-endian order',
-      specification: 'xquant.md §2 "Packed layout": little-endian; numerics.md "Packing"',
+      specification: 'docs/numerics.md "Packing": little-endian',
       operations: ['quantize', 'pack', 'cl-encode', 'rematerialize', 'attend', 'cl-decode'],
       *attempts(inputs, context, right) {
         const ways: (QuantizerMistakes & { detail: string })[] = [

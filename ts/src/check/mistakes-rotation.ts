@@ -20,7 +20,7 @@ export const ROTATION_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'hadamard-unnormalized',
     title: 'the Hadamard transform is not normalized',
-    specification: 'xquant.md §9 "Hadamard": one multiplication by 1/sqrt(n); numerics.md "The rotation"',
+    specification: 'docs/numerics.md "The rotation": one multiplication by 1/sqrt(n)',
     operations: ['rotate', 'quantize', 'cl-encode'],
     *attempts(inputs, context, right) {
       const columns = inputs.tensor('x').shape.at(-1) ?? 1;
@@ -37,7 +37,7 @@ export const ROTATION_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'rotation-missing',
     title: 'the rotation is missing, or made where none is asked for',
-    specification: 'xquant.md §9.2; numerics.md "The rotation"',
+    specification: 'docs/numerics.md "The rotation"',
     operations: ['rotate', 'quantize', 'cl-encode'],
     *attempts(inputs, context, right) {
       const asked = inputs.case.operation === 'rotate' || inputs.rotation() === 'hadamard';
@@ -140,7 +140,7 @@ export const ROPE_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'rope-layout',
     title: 'RoPE turns other pairs of channels',
-    specification: 'numerics.md "RoPE": half is (i, i + headDim/2), interleaved is (2i, 2i + 1)',
+    specification: 'docs/numerics.md "RoPE": half is (i, i + headDim/2), interleaved is (2i, 2i + 1)',
     operations: ['rope', 'attend', 'layer'],
     *attempts(inputs, context, right) {
       const layout = inputs.case.options.layout === 'half' ? 'interleaved' : 'half';
@@ -153,7 +153,7 @@ export const ROPE_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'rope-position',
     title: 'positions are off by one',
-    specification: 'xquant.md §1: absolute positions from 0; numerics.md "RoPE"',
+    specification: 'docs/numerics.md "RoPE": absolute positions from 0',
     operations: ['rope', 'attend'],
     *attempts(inputs, context, right) {
       const name = inputs.case.operation === 'rope' ? 'firstPosition' : 'position';
@@ -169,7 +169,7 @@ export const ROPE_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'rope-direction',
     title: 'RoPE turns the other way',
-    specification: 'numerics.md "RoPE": (a cos - b sin, a sin + b cos)',
+    specification: 'docs/numerics.md "RoPE": (a cos - b sin, a sin + b cos)',
     operations: ['rope'],
     *attempts(inputs, _context, right) {
       yield {
@@ -191,7 +191,7 @@ export const ROPE_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'rope-before-caching',
     title: 'keys are rotated before they are cached',
-    specification: 'xquant.md §1: keys are always cached and rebuilt before RoPE; numerics.md "RoPE"',
+    specification: 'docs/numerics.md "RoPE": keys are always cached and rebuilt before RoPE',
     operations: ['quantize', 'rematerialize', 'attend'],
     *attempts(inputs, context, right) {
       if (inputs.case.operation === 'attend') {
@@ -222,7 +222,7 @@ export const ROPE_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'rope-on-values',
     title: 'RoPE is applied to values',
-    specification: 'xquant.md §1: never to values; numerics.md "RoPE"',
+    specification: 'docs/numerics.md "RoPE": never to values',
     operations: ['rematerialize', 'attend'],
     *attempts(inputs, _context, right) {
       if (inputs.case.operation === 'rematerialize') yield* rotatedOutputs(inputs, right, 'values');

@@ -16,8 +16,7 @@ export const WEIGHT_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'weights-transposed',
     title: 'a weight matrix is read as its transpose',
-    specification:
-      'golden/README.md: weights are [outChannels, inChannels], K = X W^T; numerics.md "Products"',
+    specification: 'docs/numerics.md "Products"',
     operations: ['rematerialize', 'attend'],
     *attempts(inputs, context, right) {
       const names = inputs.has('w_k') ? ['w_k', 'w_v'] : ['up_k', 'up_v'];
@@ -29,7 +28,7 @@ export const WEIGHT_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'keys-and-values-swapped',
     title: 'keys and values are swapped',
-    specification: 'xquant.md §3.1; golden/README.md',
+    specification: 'docs/numerics.md "Products"',
     operations: ['rematerialize'],
     *attempts(_inputs, _context, right) {
       yield {
@@ -40,7 +39,7 @@ export const WEIGHT_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'projection-transposed',
     title: 'U is used in place of its transpose',
-    specification: 'xquant.md §3.4: the latent is X U, its return latent U^T; numerics.md "The accumulator"',
+    specification: 'docs/numerics.md "The accumulator": the latent is X U, its return latent U^T',
     operations: ['cl-encode', 'cl-decode', 'svd'],
     *attempts(inputs, context, right) {
       if (inputs.case.operation === 'svd') {
@@ -55,7 +54,7 @@ export const WEIGHT_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'gain-missing',
     title: 'the gain of the norm is missing',
-    specification: 'xquant.md §1: X is after the norm, its gain included; numerics.md "Whole layers"',
+    specification: 'docs/numerics.md "Whole layers": X is after the norm, its gain included',
     operations: ['layer'],
     *attempts(inputs, context, right) {
       for (const [name, where] of NORMS) {
@@ -83,8 +82,7 @@ export const WEIGHT_MISTAKES: readonly KnownMistake[] = [
   {
     id: 'gain-twice',
     title: 'the gain of the norm is applied twice',
-    specification:
-      'xquant.md §3.3: folded into the weights or applied to X, not both; numerics.md "Whole layers"',
+    specification: 'docs/numerics.md "Whole layers": folded into the weights or applied to X, not both',
     operations: ['layer'],
     *attempts(inputs, context, right) {
       for (const [name, where] of NORMS) {

@@ -12,10 +12,10 @@ import { add, type Matrix, row } from '../numerics/matrix.js';
 import { logSumExp } from '../sampling.js';
 import type { Expected } from './compare.js';
 import type { CaseInputs } from './inputs.js';
-import type { CheckContext, Operation, TensorDoc } from './operation.js';
+import type { CheckContext, ExpectedTensors, Operation, OptionDoc, TensorDoc } from './operation.js';
 import { perturbedInputs } from './perturb.js';
 import { expectedRows } from './storage-operations.js';
-import { spreadBound } from './tolerance.js';
+import { F32_ROUNDOFF, spreadBound } from './tolerance.js';
 
 /** Weight tensors of a dump and the names the model has for them. */
 const LAYER_MATRICES = {
@@ -28,10 +28,16 @@ const LAYER_MATRICES = {
   w_down: 'wDown',
 } as const;
 
+/** Options of operations on embedded models. */
+const MODEL_OPTIONS: readonly OptionDoc[] = [
+  { name: 'model', values: 'books-mha | books-gqa' },
+  { name: 'cache', values: 'a cache argument' },
+];
+
 const layer: Operation = {
   name: 'layer',
   summary: 'one transformer block, every key and value read back from the cache (teacher-forced)',
-  specification: 'xquant.md §4; docs/numerics.md "Whole layers"',
+  specification: 'docs/numerics.md "Whole layers"',
   options: [
     { name: 'cache', values: 'a cache argument, for instance xquant:4@paper' },
     { name: 'heads', values: 'query heads' },
@@ -117,116 +123,153 @@ export async function layerOutput(inputs: CaseInputs): Promise<Matrix> {
   return output;
 }
 
-/** Logits of a whole model in f32 are not determined further than this, in units of the largest logit. */
-const LOGIT_TOLERANCE = 2 ** -10;
+/** Moved models that say how far a correct implementation may be off; each costs one more run. */
+const VARIATIONS = [1, 2] as const;
 
 const decode: Operation = {
   name: 'decode',
   summary: 'greedy generation with an embedded model through a cache',
-  specification: 'xquant.md §4; docs/numerics.md "Whole models"',
-  options: [
-    { name: 'model', values: 'books-mha | books-gqa' },
-    { name: 'cache', values: 'a cache argument' },
-  ],
+  specification: 'docs/numerics.md "Whole models"',
+  options: MODEL_OPTIONS,
   tensors: [
     { name: 'prompt', role: 'input', dtype: 'I32', shape: '[tokens]' },
     { name: 'ids', role: 'output', dtype: 'I32', shape: '[generated]', comparison: 'exact' },
     { name: 'last_logits', role: 'output', dtype: 'F32', shape: '[vocabSize]', comparison: 'bound' },
     { name: 'top_gap', role: 'output', dtype: 'F32', shape: '[generated]', comparison: 'bound' },
   ],
-  async run(inputs, context) {
-    const { model, cache } = await modelAndCache(inputs, context);
+  async run(inputs, context): Promise<ExpectedTensors> {
     const prompt = Array.from(inputs.integers('prompt').data);
-    const dumped = inputs.case.tensors.get('ids')?.shape[0] ?? 64;
-    const count = Math.min(dumped, context.maxDecodeTokens ?? dumped);
-    const ids = new Int32Array(count);
-    const gaps = new Float32Array(count);
-    const noise = new Float64Array(count);
-    let next = prompt;
-    let logits: Float32Array = new Float32Array(0);
-    for (let i = 0; i < count; i++) {
-      logits = (await model.forward(next, cache)).data;
-      const [first, second] = topTwo(logits);
-      ids[i] = first;
-      gaps[i] = logits[first] - logits[second];
-      noise[i] = LOGIT_TOLERANCE * largest(logits);
-      next = [first];
+    const dumped = inputs.has('ids') ? inputs.integers('ids').data : new Int32Array(64);
+    const count = Math.min(dumped.length, context.maxDecodeTokens ?? dumped.length);
+    const steps = await generateGreedily(inputs, context, 0, prompt, count);
+    const ids = Int32Array.from(steps, ({ first }) => first);
+    const sameIds = ids.every((id, i) => id === dumped[i]);
+    if (count < dumped.length && sameIds) {
+      return { ids: { dtype: 'I32', values: ids, shape: [count], dimensions: ['step'], stored: true } };
     }
+
+    // The same tokens through moved models: how far logits may be off at each step.
+    const noise = new Float64Array(count);
+    for (const variation of VARIATIONS) {
+      const moved = await generateGreedily(inputs, context, variation, prompt, count, ids);
+      moved.forEach(({ logits }, i) => {
+        noise[i] = Math.max(noise[i], largestDifference(logits, steps[i].logits));
+      });
+    }
+    const gaps = Float32Array.from(steps, ({ logits, first, second }) => logits[first] - logits[second]);
     // After the first id that could have been another one, everything may be different.
     const firstUndecided = gaps.findIndex((gap, i) => gap <= 2 * noise[i]);
-    const undecided = (index: number) => firstUndecided >= 0 && index >= firstUndecided;
+    const isUndecided = (index: number) => firstUndecided >= 0 && index >= firstUndecided;
     const outputs: Record<string, Expected> = {
-      ids: {
-        dtype: 'I32',
-        values: ids,
-        shape: [count],
-        dimensions: ['step'],
-        stored: true,
-        isUndecided: undecided,
-      },
+      ids: { dtype: 'I32', values: ids, shape: [count], dimensions: ['step'], stored: true, isUndecided },
+    };
+    if (count < dumped.length) return outputs;
+    const diverged = (index: number) => !sameIds && isUndecided(index);
+    const { logits } = steps[count - 1];
+    return {
+      ...outputs,
       top_gap: {
         dtype: 'F32',
         values: gaps,
         shape: [count],
         dimensions: ['step'],
         bound: (index) => 2 * noise[index],
-        isUndecided: undecided,
+        isUndecided: diverged,
       },
-    };
-    if (count === dumped) {
-      outputs.last_logits = {
+      last_logits: {
         dtype: 'F32',
         values: logits,
         shape: [logits.length],
         dimensions: ['id'],
         bound: () => noise[count - 1],
-        isUndecided: () => firstUndecided >= 0 && firstUndecided < count - 1,
-      };
-    }
-    return outputs;
+        isUndecided: () => diverged(count - 1),
+      },
+    };
   },
 };
 
-/** Mean log-likelihoods of a window are averages over its tokens; flips of codes average out. */
-const NLL_TOLERANCE = 2 ** -10;
+interface Step {
+  readonly logits: Float32Array;
+  /** Most likely and second most likely id. */
+  readonly first: number;
+  readonly second: number;
+}
+
+/**
+ * Generates.
+ *
+ * @param given tokens that are fed in place of the most likely ones
+ */
+async function generateGreedily(
+  inputs: CaseInputs,
+  context: CheckContext,
+  variation: number,
+  prompt: readonly number[],
+  count: number,
+  given?: Int32Array,
+): Promise<Step[]> {
+  const { model, cache } = await modelAndCache(inputs, context, variation);
+  const steps: Step[] = [];
+  let next = prompt;
+  for (let i = 0; i < count; i++) {
+    const logits = (await model.forward(next, cache)).data;
+    const [first, second] = topTwo(logits);
+    steps.push({ logits, first, second });
+    next = [given?.[i] ?? first];
+  }
+  return steps;
+}
 
 const perplexity: Operation = {
   name: 'perplexity',
   summary: 'mean negative log-likelihood of windows, every key and value from the cache (teacher-forced)',
-  specification: 'xquant.md §4; baselines.md §6; docs/numerics.md "Whole models"',
+  specification: 'docs/numerics.md "Whole models"',
   options: [
-    { name: 'model', values: 'books-mha | books-gqa' },
-    { name: 'cache', values: 'a cache argument' },
+    ...MODEL_OPTIONS,
+    { name: 'windows', values: 'count of windows', optional: true },
+    { name: 'windowLength', values: 'tokens of a window', optional: true },
   ],
   tensors: [
     { name: 'tokens', role: 'input', dtype: 'I32', shape: '[windows, windowLength]' },
     { name: 'window_nll', role: 'output', dtype: 'F32', shape: '[windows]', comparison: 'bound' },
   ],
-  async run(inputs, context) {
-    const { model } = await modelAndCache(inputs, context);
-    const { shape, data } = inputs.integers('tokens');
-    if (shape.length !== 2) throw new ShapeError('perplexity', 'tokens', ['windows', 'windowLength'], shape);
-    const [windows, length] = shape;
-    const losses = new Float32Array(windows);
-    for (let w = 0; w < windows; w++) {
-      const ids = Array.from(data.subarray(w * length, (w + 1) * length));
-      const cache = model.createCache(inputs.case.options.cache as string);
-      const logits = await model.forward(ids, cache, { mode: 'teacherForced', logits: 'all' });
-      let sum = 0;
-      for (let t = 0; t + 1 < length; t++) sum += logSumExp(row(logits, t)) - row(logits, t)[ids[t + 1]];
-      losses[w] = sum / (length - 1);
+  async run(inputs, context): Promise<ExpectedTensors> {
+    const losses = await windowLosses(inputs, context, 0);
+    let noise = 0;
+    for (const variation of VARIATIONS) {
+      noise = Math.max(noise, largestDifference(await windowLosses(inputs, context, variation), losses));
     }
     return {
       window_nll: {
         dtype: 'F32',
         values: losses,
-        shape: [windows],
+        shape: [losses.length],
         dimensions: ['window'],
-        bound: (index) => NLL_TOLERANCE * Math.abs(losses[index]),
+        bound: (index) => noise + F32_ROUNDOFF * Math.abs(losses[index]),
       },
     };
   },
 };
+
+async function windowLosses(
+  inputs: CaseInputs,
+  context: CheckContext,
+  variation: number,
+): Promise<Float32Array> {
+  const { shape, data } = inputs.integers('tokens');
+  if (shape.length !== 2) throw new ShapeError('perplexity', 'tokens', ['windows', 'windowLength'], shape);
+  const [windows, length] = shape;
+  const losses = new Float32Array(windows);
+  for (let w = 0; w < windows; w++) {
+    const ids = Array.from(data.subarray(w * length, (w + 1) * length));
+    const { model, cache } = await modelAndCache(inputs, context, variation);
+    const logits = await model.forward(ids, cache, { mode: 'teacherForced', logits: 'all' });
+    let sum = 0;
+    for (let t = 0; t + 1 < length; t++) sum += logSumExp(row(logits, t)) - row(logits, t)[ids[t + 1]];
+    losses[w] = sum / (length - 1);
+  }
+  return losses;
+}
 
 const logits: Operation = {
   name: 'logits',
@@ -248,31 +291,25 @@ const logits: Operation = {
       comparison: 'bound',
     },
   ],
-  async run(inputs, context) {
-    const { shape, data } = inputs.integers('tokens');
-    if (shape.length !== 2) throw new ShapeError('logits', 'tokens', ['prompts', 'length'], shape);
-    const [prompts, length] = shape;
-    const positions = Array.from(inputs.integers('positions').data);
-    const outside = positions.find((position) => position < 0 || position >= length);
-    if (outside !== undefined) throw new RangeError(`"positions" must be below ${length}, got ${outside}`);
-    const all: Float32Array[] = [];
-    for (let p = 0; p < prompts; p++) {
-      const { model, cache } = await modelAndCache(inputs, context, 'kv');
-      const ids = data.subarray(p * length, (p + 1) * length);
-      const result = await model.forward(ids, cache, { logits: 'all' });
-      for (const position of positions) all.push(row(result, position));
+  async run(inputs, context): Promise<ExpectedTensors> {
+    const rows = await logitRows(inputs, context, 0);
+    const noise = new Float64Array(rows.length);
+    for (const variation of VARIATIONS) {
+      (await logitRows(inputs, context, variation)).forEach((moved, i) => {
+        noise[i] = Math.max(noise[i], largestDifference(moved, rows[i]));
+      });
     }
-    const vocabSize = all[0]?.length ?? 0;
-    const values = new Float32Array(all.length * vocabSize);
-    all.forEach((each, i) => {
+    const [prompts] = inputs.tensor('tokens').shape;
+    const vocabSize = rows[0].length;
+    const values = new Float32Array(rows.length * vocabSize);
+    rows.forEach((each, i) => {
       values.set(each, i * vocabSize);
     });
-    const noise = all.map((each) => LOGIT_TOLERANCE * largest(each));
     return {
       logits: {
         dtype: 'F32',
         values,
-        shape: [prompts, positions.length, vocabSize],
+        shape: [prompts, rows.length / prompts, vocabSize],
         dimensions: ['prompt', 'position', 'id'],
         bound: (index) => noise[Math.floor(index / vocabSize)],
       },
@@ -280,14 +317,42 @@ const logits: Operation = {
   },
 };
 
+/** Logits of every prompt at every position, one array each. */
+async function logitRows(
+  inputs: CaseInputs,
+  context: CheckContext,
+  variation: number,
+): Promise<Float32Array[]> {
+  const { shape, data } = inputs.integers('tokens');
+  if (shape.length !== 2 || shape[0] < 1)
+    throw new ShapeError('logits', 'tokens', ['prompts', 'length'], shape);
+  const [prompts, length] = shape;
+  const positions = Array.from(inputs.integers('positions').data);
+  const outside = positions.find((position) => position < 0 || position >= length);
+  if (outside !== undefined) throw new RangeError(`"positions" must be below ${length}, got ${outside}`);
+  const rows: Float32Array[] = [];
+  for (let p = 0; p < prompts; p++) {
+    const { model, cache } = await modelAndCache(inputs, context, variation, 'kv');
+    const ids = data.subarray(p * length, (p + 1) * length);
+    const result = await model.forward(ids, cache, { logits: 'all' });
+    for (const position of positions) rows.push(row(result, position));
+  }
+  return rows;
+}
+
 /** Operations on whole layers and models. */
 export const MODEL_OPERATIONS: readonly Operation[] = [layer, logits, decode, perplexity];
 
-async function modelAndCache(inputs: CaseInputs, context: CheckContext, defaultCache?: string) {
+async function modelAndCache(
+  inputs: CaseInputs,
+  context: CheckContext,
+  variation: number,
+  defaultCache?: string,
+) {
   const { model: name, cache = defaultCache } = inputs.case.options;
   if (typeof name !== 'string') throw new ConfigError('model', name, 'the name of an embedded model');
   if (typeof cache !== 'string') throw new ConfigError('cache', cache, 'a cache argument');
-  const model = await context.loadModel(name.replace(/\.gguf$/, ''));
+  const model = await context.loadModel(name.replace(/\.gguf$/, ''), variation);
   return { model, cache: model.createCache(cache) };
 }
 
@@ -306,8 +371,8 @@ function topTwo(values: Float32Array): [number, number] {
   return [first, second];
 }
 
-function largest(values: Float32Array): number {
+function largestDifference(a: Float32Array, b: Float32Array): number {
   let result = 0;
-  for (const value of values) result = Math.max(result, Math.abs(value));
+  for (let i = 0; i < a.length; i++) result = Math.max(result, Math.abs(a[i] - b[i]));
   return result;
 }

@@ -34,9 +34,10 @@ export interface CheckContext {
   /**
    * One of the embedded models by name. The caller owns and caches it.
    *
+   * @param variation 0: as it is; from 1: with weights moved within their backward error, see `perturbWeights`
    * @throws {LoadError} if it cannot be had
    */
-  loadModel(name: string): Promise<LanguageModel>;
+  loadModel(name: string, variation: number): Promise<LanguageModel>;
   /** Generated tokens that `decode` compares; the rest is left out. Default: all. */
   readonly maxDecodeTokens?: number;
 }

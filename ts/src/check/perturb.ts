@@ -9,6 +9,8 @@
  * @module
  */
 
+import type { ReferenceWeights } from '../model/weights.js';
+import { type Matrix, matrix } from '../numerics/matrix.js';
 import type { CaseInputs } from './inputs.js';
 import { tensorOf } from './tensor.js';
 import { F32_ROUNDOFF } from './tolerance.js';
@@ -55,6 +57,38 @@ export function perturbedInputs(
     return inputs.with({ tensors, options });
   });
 }
+
+/**
+ * Weights of a model, moved within their backward error: a matrix by the length of its rows, a gain by the one
+ * product it enters.
+ *
+ * @param variation from 1; another one moves them another way
+ * @returns fresh
+ */
+export function perturbWeights(weights: ReferenceWeights, variation: number): ReferenceWeights {
+  const random = noise(0x85ebca6b + variation);
+  const moved = (values: Float32Array, terms: number): Float32Array =>
+    Float32Array.from(values, (value) => value * (1 + terms * F32_ROUNDOFF * random()));
+  const movedMatrix = (w: Matrix): Matrix => matrix(w.rows, w.columns, moved(w.data, w.columns));
+  const embedding = movedMatrix(weights.embedding);
+  return {
+    embedding,
+    layers: weights.layers.map(
+      (layer) =>
+        Object.fromEntries(
+          Object.entries(layer).map(([role, w]) => [
+            role,
+            w instanceof Float32Array ? moved(w, GAIN_TERMS) : w && movedMatrix(w),
+          ]),
+        ) as unknown as typeof layer,
+    ),
+    outputNorm: moved(weights.outputNorm, GAIN_TERMS),
+    output: weights.output === weights.embedding ? embedding : movedMatrix(weights.output),
+  };
+}
+
+/** Roundings between a stream and the product with its gain. */
+const GAIN_TERMS = 4;
 
 /** Uniform numbers in [-1, 1) from a seed (mulberry32, public domain). */
 function noise(seed: number): () => number {

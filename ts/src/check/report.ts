@@ -195,7 +195,7 @@ function formatDiagnoses({ verdict, diagnoses }: CaseReport): string[] {
 }
 
 function diagnosisText({ id, title, detail, tokens }: Diagnosis): string {
-  const part = tokens === undefined ? '' : ` [first ${tokens} tokens]`;
+  const part = tokens ? ` [tokens ${tokens.from} to ${tokens.to - 1}]` : '';
   return `${id}: ${title}${detail ? `: ${detail}` : ''}${part}`;
 }
 

@@ -100,7 +100,7 @@ export function quantizeSource(inputs: CaseInputs): { source: Matrix; format: Gr
 const quantize: Operation = {
   name: 'quantize',
   summary: 'a matrix to packed codes, scales and minima, per token or per channel',
-  specification: 'xquant.md §2, §9; docs/numerics.md "The quantizer"',
+  specification: 'docs/numerics.md "The quantizer"',
   options: [...GROUPED_OPTIONS, { name: 'grouping', values: 'perToken | perChannel', optional: true }],
   tensors: [
     { name: 'x', role: 'input', dtype: 'F32', shape: '[tokens, channels]' },
@@ -126,7 +126,7 @@ const quantize: Operation = {
 const pack: Operation = {
   name: 'pack',
   summary: 'codes of groups to bytes',
-  specification: 'xquant.md §2 "Packed layout"; docs/numerics.md "Packing"',
+  specification: 'docs/numerics.md "Packing"',
   options: [{ name: 'bits', values: '1 | 2 | 3 | 4 | 8' }],
   tensors: [
     { name: 'codes', role: 'input', dtype: 'U8', shape: '[groups, groupSize]' },
@@ -178,7 +178,7 @@ const pack: Operation = {
 const rotate: Operation = {
   name: 'rotate',
   summary: 'the normalized Walsh-Hadamard transform of every row',
-  specification: 'xquant.md §9 "Hadamard"; docs/numerics.md "The rotation"',
+  specification: 'docs/numerics.md "The rotation"',
   options: [],
   tensors: [
     { name: 'x', role: 'input', dtype: 'F32', shape: '[tokens, channels]' },
@@ -209,7 +209,7 @@ export function ropeOptions(inputs: CaseInputs): {
 const rope: Operation = {
   name: 'rope',
   summary: 'rotary position embedding of all heads; row r stands at firstPosition + r',
-  specification: 'xquant.md §1; docs/numerics.md "RoPE"',
+  specification: 'docs/numerics.md "RoPE"',
   options: [
     { name: 'layout', values: 'half | interleaved' },
     { name: 'headDim', values: 'channels of a head' },
@@ -251,7 +251,7 @@ const rope: Operation = {
 const svd: Operation = {
   name: 'svd',
   summary: 'the thin factors W = U S V^T, the largest entry of each column of U positive',
-  specification: 'xquant.md §3.2; docs/numerics.md "SVD factors"',
+  specification: 'docs/numerics.md "SVD factors"',
   options: [],
   tensors: [
     { name: 'w', role: 'input', dtype: 'F32', shape: '[hiddenSize, outDim]' },

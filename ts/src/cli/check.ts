@@ -11,6 +11,7 @@ import type { Tolerance } from '../check/compare.js';
 import { CASE_FILE, readCase, readNpyCase } from '../check/golden.js';
 import type { CheckCase } from '../check/inputs.js';
 import type { CheckContext } from '../check/operation.js';
+import { perturbWeights } from '../check/perturb.js';
 import {
   formatCase,
   formatJson,
@@ -21,6 +22,7 @@ import {
 } from '../check/report.js';
 import { LoadError } from '../errors.js';
 import { loadModelFile } from '../io/load-model.js';
+import type { ModelFile } from '../io/model-file.js';
 import { directoryFolder, fileSource, isDirectory } from '../io/node-file.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { ReferenceModel } from '../model/transformer.js';
@@ -157,17 +159,27 @@ function fileCase(path: string): FoundCase {
   };
 }
 
-/** Embedded models for `decode` and `perplexity`, each loaded once. */
+/** Embedded models for the operations that run one, each loaded once. */
 export function modelContext(signal: AbortSignal): CheckContext & { dispose(): Promise<void> } {
+  const files = new Map<string, Promise<ModelFile>>();
   const models = new Map<string, Promise<LanguageModel>>();
+  const load = async (name: string, variation: number): Promise<LanguageModel> => {
+    let file = files.get(name);
+    if (!file) {
+      file = loadModelFile(name, { signal });
+      files.set(name, file);
+    }
+    const { config, weights } = await file;
+    const exact = referenceWeights(weights);
+    return new ReferenceModel(config, variation === 0 ? exact : perturbWeights(exact, variation));
+  };
   return {
-    loadModel(name) {
-      let found = models.get(name);
+    loadModel(name, variation) {
+      const key = `${name} ${variation}`;
+      let found = models.get(key);
       if (!found) {
-        found = loadModelFile(name, { signal }).then(
-          ({ config, weights }) => new ReferenceModel(config, referenceWeights(weights)),
-        );
-        models.set(name, found);
+        found = load(name, variation);
+        models.set(key, found);
       }
       return found;
     },

@@ -35,11 +35,27 @@ describe('a large dump', () => {
       }
       const report = await checkCase({ ...made, tensors }, NO_MODELS);
       expect(report.diagnoses, formatCase(report)).toMatchObject([{ id }]);
-      expect(report.diagnoses[0].tokens).toBeLessThan(rows);
+      expect(report.diagnoses[0].tokens).toMatchObject({ from: 0, of: rows });
     },
   );
 
-  it('says nothing where the mismatch is beyond the part that fits', async () => {
+  it.each(['perToken', 'perChannel'])('%s: the mistake is found where it begins', async (grouping) => {
+    const options = { grouping, groupSize: 64 };
+    const made = await makeCase(
+      { operation: 'quantize', rows: 4096, columns: 64, seed: 4, options },
+      NO_MODELS,
+    );
+    const tensor = made.tensors.get('packed') as Tensor;
+    const start = tensor.bytes.length / 2;
+    const swap = (byte: number, i: number) => (i < start ? byte : (byte >> 4) | (byte << 4));
+    const tensors = new Map(made.tensors).set('packed', { ...tensor, bytes: tensor.bytes.map(swap) });
+    const report = await checkCase({ ...made, tensors }, NO_MODELS);
+    expect(report.diagnoses, formatCase(report)).toMatchObject([
+      { id: 'nibble-order', tokens: { from: 2048 } },
+    ]);
+  });
+
+  it('says nothing of one wrong code near the end', async () => {
     const made = await makeCase({ operation: 'quantize', rows: 2048, columns: 64, seed: 4 }, NO_MODELS);
     const tensor = made.tensors.get('codes') as Tensor;
     const bytes = tensor.bytes.slice();
