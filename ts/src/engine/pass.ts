@@ -11,6 +11,7 @@
  * @module
  */
 
+import type { KeysAndValues } from '../cache/types.js';
 import type { ModelConfig } from '../model/config.js';
 import { derivedSizes } from '../model/config.js';
 import type { ForwardOptions, TappedTensor } from '../model/language-model.js';
@@ -59,6 +60,16 @@ export interface SequenceRows {
   readonly count: number;
   /** Position of the first row. */
   readonly position: number;
+}
+
+/** {@link ForwardOptions}, and what only this backend offers. */
+export interface WasmForwardOptions extends ForwardOptions {
+  /**
+   * Called in every layer with keys (before RoPE) and values of the tokens of this pass, before they are stored;
+   * what it writes into them is stored and used instead. For caches that store keys and values; caches without
+   * kernels are simulated with it. [tokens, kvDim] each
+   */
+  readonly onFreshKeysAndValues?: (layer: number, fresh: KeysAndValues) => void;
 }
 
 /** Rows that go through the MLP together, about: what bounds its scratch. */
@@ -115,7 +126,7 @@ export class Pass {
   readonly #tables: RopeTables;
   readonly #sequences: readonly SequenceRows[];
   readonly #rows: number;
-  readonly #options: ForwardOptions;
+  readonly #options: WasmForwardOptions;
   readonly #owned: number[] = [];
   // f32 unless they are tiles
   #stream = 0;
@@ -142,7 +153,7 @@ export class Pass {
     model: PlacedModel,
     tables: RopeTables,
     sequences: readonly SequenceRows[],
-    options: ForwardOptions,
+    options: WasmForwardOptions,
   ) {
     this.#memory = memory;
     this.#team = team;
@@ -252,6 +263,7 @@ export class Pass {
 
     this.#recordFinishedRows(index);
     team.barrier();
+    if (this.#options.onFreshKeysAndValues) await this.#replaceKeysAndValues(index);
     if (this.#options.onTensor) await this.#showQueries(index, layers, teacherForced);
     this.#recordRope();
     const rows = this.#passRows();
@@ -291,6 +303,19 @@ export class Pass {
     for (let first = 0; first < this.#rows; first += this.#mlp.rows) await this.#recordMlp(weights, first);
     if (this.#options.onTensor) await this.#show(index, 'mlpOutput', this.#delta, this.#rows, hiddenSize);
     await team.run();
+  }
+
+  /** Lets the caller change keys and values before they are stored. */
+  async #replaceKeysAndValues(index: number): Promise<void> {
+    if (!this.#plans()[index].direct) return;
+    await this.#team.run();
+    const { kvDim } = derivedSizes(this.#model.config);
+    const count = this.#rows * kvDim;
+    const keys = matrix(this.#rows, kvDim, this.#memory.readFloats(this.#keys, count));
+    const values = matrix(this.#rows, kvDim, this.#memory.readFloats(this.#values, count));
+    this.#options.onFreshKeysAndValues?.(index, { keys, values });
+    this.#memory.write(this.#keys, keys.data);
+    this.#memory.write(this.#values, values.data);
   }
 
   /** Residual, norm and tiles, chunk by chunk. */

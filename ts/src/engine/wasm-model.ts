@@ -30,7 +30,13 @@ import {
   type WasmBuild,
 } from './load-wasm.js';
 import { LinearMemory } from './memory.js';
-import { Pass, type PlacedLayer, type PlacedModel, type SequenceRows } from './pass.js';
+import {
+  Pass,
+  type PlacedLayer,
+  type PlacedModel,
+  type SequenceRows,
+  type WasmForwardOptions,
+} from './pass.js';
 import { placeFloats, placeMatrix, readMatrix } from './placed-weights.js';
 import { KEY_WEIGHTS, type KeyWeights } from './small-product.js';
 import { type Recorder, type SpawnThread, Team } from './team.js';
@@ -196,7 +202,11 @@ export class WasmModel implements LanguageModel, CacheHost {
     return new WasmCache(this, plan);
   }
 
-  async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {
+  async forward(
+    tokens: ArrayLike<number>,
+    cache: ModelCache,
+    options: WasmForwardOptions = {},
+  ): Promise<Matrix> {
     return this.#inTurn(() => this.#forward([tokens], [this.#own(cache)], options));
   }
 
@@ -335,7 +345,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   async #forward(
     tokens: readonly ArrayLike<number>[],
     caches: readonly WasmCache[],
-    options: ForwardOptions,
+    options: WasmForwardOptions,
   ): Promise<Matrix> {
     const { memory } = this;
     let first = 0;
