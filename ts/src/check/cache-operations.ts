@@ -7,7 +7,7 @@
  * @module
  */
 
-import { ConfigError, ShapeError } from '../errors.js';
+import { ConfigError, ShapeError, XQuantError } from '../errors.js';
 import { causalAttention } from '../model/attention.js';
 import { applyRope } from '../model/rope.js';
 import { rotateRows } from '../numerics/hadamard.js';
@@ -18,6 +18,7 @@ import {
   type QuantizedMatrix,
   quantizeMatrix,
 } from '../quant/grouped.js';
+import { type AdoptedMatrix, adoptDecisions } from './adopt.js';
 import type { Expected } from './compare.js';
 import type { CaseInputs } from './inputs.js';
 import { GROUPED_OPTIONS, type Operation, type OptionDoc, type TensorDoc } from './operation.js';
@@ -171,10 +172,12 @@ const encode: Operation = {
       const down = layer === 0 ? undefined : downs?.[layer]; // the base is stored in full width
       const source = down ? linear(difference, down) : difference;
       const noise = down ? productBound(difference, down) : undefined;
-      const quantized = quantizeMatrix(source, formats(layer), { layer, tensor: 'delta' });
+      const own = quantizeMatrix(source, formats(layer), { layer, tensor: 'delta' });
+      const adopted = noise && adoptDumped(inputs, layer, own, source, noise, formats(layer));
+      const quantized = adopted?.quantized ?? own;
       const { packed, scales, mins } = expectedStored(quantized, source, noise);
-      outputs[`packed_${layer}`] = packed;
-      outputs[`scales_${layer}`] = scales;
+      outputs[`packed_${layer}`] = { ...packed, notes: adoptionNotes(adopted?.codes, 'codes') };
+      outputs[`scales_${layer}`] = { ...scales, notes: adoptionNotes(adopted?.parameters, 'groups') };
       outputs[`mins_${layer}`] = mins;
       addIncrement(sums, bounds, quantized, down);
     }
@@ -182,6 +185,33 @@ const encode: Operation = {
     return outputs;
   },
 };
+
+/** What the dump decided otherwise where rounding of the latents allows it; nothing if it lacks the layer. */
+function adoptDumped(
+  inputs: CaseInputs,
+  layer: number,
+  own: QuantizedMatrix,
+  source: Matrix,
+  noise: (index: number) => number,
+  format: GroupedOptions,
+): AdoptedMatrix | undefined {
+  if (!['packed', 'scales', 'mins'].every((name) => inputs.has(`${name}_${layer}`))) return undefined;
+  const dumped = inputs.with({ options: { tokens: own.rows } });
+  try {
+    return adoptDecisions(own, source, noise, dumped.quantized('', own.columns, format, `_${layer}`), format);
+  } catch (error) {
+    // Tensors of another size or with NaN are a mismatch, which the comparison reports.
+    if (error instanceof XQuantError) return undefined;
+    throw error;
+  }
+}
+
+function adoptionNotes(count: number | undefined, what: string): string[] | undefined {
+  if (!count) return undefined;
+  return [
+    `${count} ${what} are stored otherwise than by the reference, within the error of the product: as right`,
+  ];
+}
 
 const decode: Operation = {
   name: 'cl-decode',

@@ -58,6 +58,8 @@ export interface Expected {
   /** Overrides the place that follows from `dimensions`. */
   readonly locate?: (index: number) => Place;
   readonly codes?: CodeView;
+  /** What a report should say about how these values came about. */
+  readonly notes?: readonly string[];
   /** Whether either of two answers is right at an element, for instance a greedy id between equal logits. */
   readonly isUndecided?: (index: number, found: number) => boolean;
 }
@@ -132,7 +134,7 @@ export function compareTensor(
   found: Tensor,
   tolerance?: Tolerance,
 ): TensorReport {
-  const notes: string[] = [];
+  const notes: string[] = [...(expected.notes ?? [])];
   const foundValues = foundNumbers(expected, found, name);
   const expectedCount = elementCount(expected.shape);
   const comparison = expected.stored
