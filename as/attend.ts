@@ -39,21 +39,31 @@ export function finishKeys(
     const head = keys + (h as usize) * headBytes;
     const target = keysT + (h as usize) * (headDim as usize) * lineBytes;
     if (padded != tokens) memory.fill(target, 0, (headDim as usize) * lineBytes);
-    for (let t = 0; t < tokens; t++) {
-      const key = head + (t as usize) * rowBytes;
-      if (bias) {
-        const b = bias + (h as usize) * headBytes;
-        for (let i: usize = 0; i < headBytes; i += 16) {
-          v128.store(key + i, f32x4.add(v128.load(key + i), v128.load(b + i)));
+    if (bias || gain) {
+      for (let t = 0; t < tokens; t++) {
+        const key = head + (t as usize) * rowBytes;
+        if (bias) {
+          const b = bias + (h as usize) * headBytes;
+          for (let i: usize = 0; i < headBytes; i += 16) {
+            v128.store(key + i, f32x4.add(v128.load(key + i), v128.load(b + i)));
+          }
         }
+        if (gain) rmsNorm(key, 1, headDim, gain, eps, 0, key);
       }
-      if (gain) rmsNorm(key, 1, headDim, gain, eps, 0, key);
-      ropeHead(key, headDim, cos + (t as usize) * tableBytes, sin + (t as usize) * tableBytes, layout);
     }
     let t = 0;
     for (; t + 4 <= tokens; t += 4) {
       const key = head + (t as usize) * rowBytes;
+      const c = cos + (t as usize) * tableBytes;
+      const s = sin + (t as usize) * tableBytes;
       const column = target + ((t as usize) << 2);
+      if (layout == 0 && (headDim & 7) == 0) {
+        turnFourHalf(key, rowBytes, c, s, tableBytes, column, lineBytes);
+        continue;
+      }
+      for (let j: usize = 0; j < 4; j++) {
+        ropeHead(key + j * rowBytes, headDim, c + j * tableBytes, s + j * tableBytes, layout);
+      }
       for (let i: usize = 0; i < headBytes; i += 16) {
         const p = key + i;
         transpose4(
@@ -68,10 +78,66 @@ export function finishKeys(
     }
     for (; t < tokens; t++) {
       const key = head + (t as usize) * rowBytes;
+      ropeHead(key, headDim, cos + (t as usize) * tableBytes, sin + (t as usize) * tableBytes, layout);
       for (let d: usize = 0; d < (headDim as usize); d++) {
         store<f32>(target + d * lineBytes + ((t as usize) << 2), load<f32>(key + (d << 2)));
       }
     }
+  }
+}
+
+/**
+ * RoPE (layout `half`) and transpose of one head of four tokens: four channels a and their partners b half a head
+ * further on are turned, and go to four lines each of the transposed keys.
+ */
+// @ts-ignore: decorator
+@inline
+function turnFourHalf(
+  key: usize,
+  rowBytes: usize,
+  cos: usize,
+  sin: usize,
+  tableBytes: usize,
+  column: usize,
+  lineBytes: usize,
+): void {
+  const end = key + tableBytes; // half a head of f32 takes as many bytes as a row of the tables
+  const partner = (tableBytes >> 2) * lineBytes;
+  while (key < end) {
+    let p = key;
+    let a = v128.load(p);
+    let b = v128.load(p + tableBytes);
+    let c = v128.load(cos);
+    let s = v128.load(sin);
+    const a0 = f32x4.sub(f32x4.mul(a, c), f32x4.mul(b, s));
+    const b0 = f32x4.add(f32x4.mul(b, c), f32x4.mul(a, s));
+    p += rowBytes;
+    a = v128.load(p);
+    b = v128.load(p + tableBytes);
+    c = v128.load(cos + tableBytes);
+    s = v128.load(sin + tableBytes);
+    const a1 = f32x4.sub(f32x4.mul(a, c), f32x4.mul(b, s));
+    const b1 = f32x4.add(f32x4.mul(b, c), f32x4.mul(a, s));
+    p += rowBytes;
+    a = v128.load(p);
+    b = v128.load(p + tableBytes);
+    c = v128.load(cos + 2 * tableBytes);
+    s = v128.load(sin + 2 * tableBytes);
+    const a2 = f32x4.sub(f32x4.mul(a, c), f32x4.mul(b, s));
+    const b2 = f32x4.add(f32x4.mul(b, c), f32x4.mul(a, s));
+    p += rowBytes;
+    a = v128.load(p);
+    b = v128.load(p + tableBytes);
+    c = v128.load(cos + 3 * tableBytes);
+    s = v128.load(sin + 3 * tableBytes);
+    const a3 = f32x4.sub(f32x4.mul(a, c), f32x4.mul(b, s));
+    const b3 = f32x4.add(f32x4.mul(b, c), f32x4.mul(a, s));
+    transpose4(a0, a1, a2, a3, column, lineBytes);
+    transpose4(b0, b1, b2, b3, column + partner, lineBytes);
+    key += 16;
+    cos += 16;
+    sin += 16;
+    column += 4 * lineBytes;
   }
 }
 
@@ -84,9 +150,106 @@ export function attendBegin(maxima: usize, sums: usize, acc: usize, count: i32, 
   memory.fill(acc, 0, ((count * width) as usize) << 2);
 }
 
-/**
- * Scores of R rows against `padded` tokens, eight tokens at a time, into lines of `lineBytes`.
- */
+/** Scores of R rows (q0, q1, ...) against V vectors of four tokens, into lines of `lineBytes`. */
+// @ts-ignore: decorator
+@inline
+function scoreTokens(
+  R: i32,
+  V: i32,
+  q0: usize,
+  q1: usize,
+  q2: usize,
+  q3: usize,
+  headBytes: usize,
+  k: usize,
+  lineBytes: usize,
+  factor: v128,
+  scores: usize,
+): void {
+  let a0 = f32x4.splat(0);
+  let a1 = a0;
+  let a2 = a0;
+  let a3 = a0;
+  let b0 = a0;
+  let b1 = a0;
+  let b2 = a0;
+  let b3 = a0;
+  let c0 = a0;
+  let c1 = a0;
+  let d0 = a0;
+  let d1 = a0;
+  for (const end = q0 + headBytes; q0 < end; q0 += 4) {
+    const k0 = v128.load(k);
+    const k1 = v128.load(k, 16);
+    let q = v128.load32_splat(q0);
+    a0 = madd(k0, q, a0);
+    a1 = madd(k1, q, a1);
+    if (V > 2) {
+      a2 = madd(v128.load(k, 32), q, a2);
+      a3 = madd(v128.load(k, 48), q, a3);
+    }
+    if (V > 4) {
+      // one row: b and c take its further tokens
+      b0 = madd(v128.load(k, 64), q, b0);
+      b1 = madd(v128.load(k, 80), q, b1);
+      b2 = madd(v128.load(k, 96), q, b2);
+      b3 = madd(v128.load(k, 112), q, b3);
+    }
+    if (R > 1) {
+      q = v128.load32_splat(q1);
+      b0 = madd(k0, q, b0);
+      b1 = madd(k1, q, b1);
+      if (V > 2) {
+        b2 = madd(v128.load(k, 32), q, b2);
+        b3 = madd(v128.load(k, 48), q, b3);
+      }
+      q1 += 4;
+    }
+    if (R > 2) {
+      q = v128.load32_splat(q2);
+      c0 = madd(k0, q, c0);
+      c1 = madd(k1, q, c1);
+      q2 += 4;
+    }
+    if (R > 3) {
+      q = v128.load32_splat(q3);
+      d0 = madd(k0, q, d0);
+      d1 = madd(k1, q, d1);
+      q3 += 4;
+    }
+    k += lineBytes;
+  }
+  v128.store(scores, f32x4.mul(a0, factor));
+  v128.store(scores, f32x4.mul(a1, factor), 16);
+  if (V > 2) {
+    v128.store(scores, f32x4.mul(a2, factor), 32);
+    v128.store(scores, f32x4.mul(a3, factor), 48);
+  }
+  if (V > 4) {
+    v128.store(scores, f32x4.mul(b0, factor), 64);
+    v128.store(scores, f32x4.mul(b1, factor), 80);
+    v128.store(scores, f32x4.mul(b2, factor), 96);
+    v128.store(scores, f32x4.mul(b3, factor), 112);
+  }
+  if (R > 1) {
+    v128.store(scores + lineBytes, f32x4.mul(b0, factor));
+    v128.store(scores + lineBytes, f32x4.mul(b1, factor), 16);
+    if (V > 2) {
+      v128.store(scores + lineBytes, f32x4.mul(b2, factor), 32);
+      v128.store(scores + lineBytes, f32x4.mul(b3, factor), 48);
+    }
+  }
+  if (R > 2) {
+    v128.store(scores + 2 * lineBytes, f32x4.mul(c0, factor));
+    v128.store(scores + 2 * lineBytes, f32x4.mul(c1, factor), 16);
+  }
+  if (R > 3) {
+    v128.store(scores + 3 * lineBytes, f32x4.mul(d0, factor));
+    v128.store(scores + 3 * lineBytes, f32x4.mul(d1, factor), 16);
+  }
+}
+
+/** Scores of R rows against `padded` tokens, with eight sums in flight where there are tokens enough. */
 // @ts-ignore: decorator
 @inline
 function scoreRows(
@@ -105,53 +268,19 @@ function scoreRows(
   const factor = f32x4.splat(scale);
   const headBytes = (headDim as usize) << 2;
   const stop = keysT + ((padded as usize) << 2);
+  if (R == 1) {
+    for (; keysT + 128 <= stop; keysT += 128) {
+      scoreTokens(1, 8, q0, q0, q0, q0, headBytes, keysT, lineBytes, factor, scores);
+      scores += 128;
+    }
+  } else if (R == 2) {
+    for (; keysT + 64 <= stop; keysT += 64) {
+      scoreTokens(2, 4, q0, q1, q0, q0, headBytes, keysT, lineBytes, factor, scores);
+      scores += 64;
+    }
+  }
   for (; keysT < stop; keysT += 32) {
-    let k = keysT;
-    let a0 = f32x4.splat(0);
-    let a1 = a0;
-    let b0 = a0;
-    let b1 = a0;
-    let c0 = a0;
-    let c1 = a0;
-    let d0 = a0;
-    let d1 = a0;
-    for (let i: usize = 0; i < headBytes; i += 4) {
-      const k0 = v128.load(k);
-      const k1 = v128.load(k, 16);
-      k += lineBytes;
-      let q = v128.load32_splat(q0 + i);
-      a0 = madd(k0, q, a0);
-      a1 = madd(k1, q, a1);
-      if (R > 1) {
-        q = v128.load32_splat(q1 + i);
-        b0 = madd(k0, q, b0);
-        b1 = madd(k1, q, b1);
-      }
-      if (R > 2) {
-        q = v128.load32_splat(q2 + i);
-        c0 = madd(k0, q, c0);
-        c1 = madd(k1, q, c1);
-      }
-      if (R > 3) {
-        q = v128.load32_splat(q3 + i);
-        d0 = madd(k0, q, d0);
-        d1 = madd(k1, q, d1);
-      }
-    }
-    v128.store(scores, f32x4.mul(a0, factor));
-    v128.store(scores, f32x4.mul(a1, factor), 16);
-    if (R > 1) {
-      v128.store(scores + lineBytes, f32x4.mul(b0, factor));
-      v128.store(scores + lineBytes, f32x4.mul(b1, factor), 16);
-    }
-    if (R > 2) {
-      v128.store(scores + 2 * lineBytes, f32x4.mul(c0, factor));
-      v128.store(scores + 2 * lineBytes, f32x4.mul(c1, factor), 16);
-    }
-    if (R > 3) {
-      v128.store(scores + 3 * lineBytes, f32x4.mul(d0, factor));
-      v128.store(scores + 3 * lineBytes, f32x4.mul(d1, factor), 16);
-    }
+    scoreTokens(R, 2, q0, q1, q2, q3, headBytes, keysT, lineBytes, factor, scores);
     scores += 32;
   }
 }

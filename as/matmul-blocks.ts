@@ -96,25 +96,42 @@ function blockOffset(kind: i32, params: usize, b: usize, blocks: usize, half: us
   return f32x4.neg(f32x4.mul(dmin, loadBytes4(params + (blocks << 3) + (b << 3) + half)));
 }
 
-/** One row times one panel, straight from the packed codes. */
+/**
+ * Bytes ahead of the codes being multiplied that are read to bring them into the cache. One load per line of
+ * 64 bytes, its value thrown away. The weights of a model come from memory, and without this the processor
+ * waits at every page of 4096 bytes: measured 1.4 times faster on 100 MB, 3 % slower on what is cached.
+ */
+const AHEAD: usize = 8192;
+
+/**
+ * One row times one panel, straight from the packed codes.
+ *
+ * @param ahead where to read ahead, from here on as many bytes as the panel's codes take
+ * @returns something that depends on what was read ahead, so that the reading is not optimized away
+ */
 // @ts-ignore: decorator
 @inline
 function rowTimesPanel(
   kind: i32,
   panel: usize,
+  ahead: usize,
   columns: i32,
   x: usize,
   scales: usize,
   offsets: usize,
   out: usize,
   valid: i32,
-): void {
+): i32 {
   const blocks = (columns >> 5) as usize;
   const params = panel + codeBytes(kind, columns);
+  let touched = 0;
   let f0 = f32x4.splat(0);
   let f1 = f0;
   let w = panel;
   for (let b: usize = 0; b < blocks; b++) {
+    touched |= load<i32>(ahead) | load<i32>(ahead, 64);
+    if (!isNibbles(kind)) touched |= load<i32>(ahead, 128) | load<i32>(ahead, 192);
+    ahead += isNibbles(kind) ? 128 : 256;
     let i0 = i32x4.splat(0);
     let i1 = i0;
     if (isNibbles(kind)) {
@@ -186,6 +203,7 @@ function rowTimesPanel(
       f1 = i32x4.shuffle(f1, f1, 1, 2, 3, 3);
     }
   }
+  return touched;
 }
 
 /** Packed panel to i16, with f32 scales and offsets: what `panelTimesRows` takes. */
@@ -248,6 +266,7 @@ function matmulBlocks(
   w: usize,
   activations: usize,
   tokens: i32,
+  rows: i32,
   columns: i32,
   rowStart: i32,
   rowEnd: i32,
@@ -263,6 +282,7 @@ function matmulBlocks(
   const stride = (outStride as usize) << 2;
   const panelScales = scratch + ((columns as usize) << 4);
   const panelOffsets = panelScales + ((blocks as usize) << 5);
+  const lastPanel = w + (((rows - 1) >> 3) as usize) * bytes;
   for (let j = rowStart; j < rowEnd; j += PANEL) {
     const valid = min(PANEL, rowEnd - j);
     const panel = w + ((j >> 3) as usize) * bytes;
@@ -287,42 +307,45 @@ function matmulBlocks(
         false,
       );
     } else {
+      const ahead = min(panel + AHEAD, lastPanel);
+      let touched = 0;
       for (let t: usize = 0; t < (tokens as usize); t++) {
         const r = (t * (blocks as usize)) << 2;
-        rowTimesPanel(kind, panel, columns, activations + t * rowBytes, scales + r, offsets + r, target + t * stride, valid);
+        touched |= rowTimesPanel(kind, panel, ahead, columns, activations + t * rowBytes, scales + r, offsets + r, target + t * stride, valid);
       }
+      store<i32>(scratch, touched);
     }
   }
 }
 
 /** `linear` with Q8_0 weights. */
 export function matmulQ8_0(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
-  matmulBlocks(Q8_0, w, x, tokens, columns, rowStart, rowEnd, out, outStride, scratch);
+  matmulBlocks(Q8_0, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
 }
 
 /** `linear` with Q4_0 weights. */
 export function matmulQ4_0(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
-  matmulBlocks(Q4_0, w, x, tokens, columns, rowStart, rowEnd, out, outStride, scratch);
+  matmulBlocks(Q4_0, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
 }
 
 /** `linear` with Q4_1 weights. */
 export function matmulQ4_1(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
-  matmulBlocks(Q4_1, w, x, tokens, columns, rowStart, rowEnd, out, outStride, scratch);
+  matmulBlocks(Q4_1, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
 }
 
 /** `linear` with Q4_K weights. */
 export function matmulQ4_K(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
-  matmulBlocks(Q4_K, w, x, tokens, columns, rowStart, rowEnd, out, outStride, scratch);
+  matmulBlocks(Q4_K, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
 }
 
 /** `linear` with Q5_K weights. */
 export function matmulQ5_K(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
-  matmulBlocks(Q5_K, w, x, tokens, columns, rowStart, rowEnd, out, outStride, scratch);
+  matmulBlocks(Q5_K, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
 }
 
 /** `linear` with Q6_K weights. */
 export function matmulQ6_K(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
-  matmulBlocks(Q6_K, w, x, tokens, columns, rowStart, rowEnd, out, outStride, scratch);
+  matmulBlocks(Q6_K, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
 }
 
 /** Stores code `q` of output `j` of a panel at column `k`. */

@@ -62,6 +62,14 @@ export class Bench {
     return at;
   }
 
+  /** The last bytes of the memory: reading past them traps. */
+  reserveAtEnd(bytes: number): number {
+    const size = Math.ceil((this.#top + bytes) / 65536) * 65536;
+    if (size > this.#memory.buffer.byteLength)
+      this.#memory.grow((size - this.#memory.buffer.byteLength) / 65536);
+    return this.#memory.buffer.byteLength - bytes;
+  }
+
   bytes(at: number, count: number): Uint8Array {
     return new Uint8Array(this.#memory.buffer, at, count);
   }

@@ -171,6 +171,30 @@ forEachBuild((open) => {
       console.log(`${type}: largest error ${worst.toFixed(3)} of its bound`);
     });
 
+    it(`reads no byte behind ${type} weights, although it reads ahead`, () => {
+      for (const [rows, wanted] of [
+        [1, 256],
+        [16, 256],
+        [24, 512],
+        [40, 1024],
+        [33, 768],
+        [32, 250],
+      ]) {
+        const bench = open();
+        const columns = WEIGHT_BLOCKS[type].elements === 1 ? wanted : 256 * Math.ceil(wanted / 256);
+        const tensor = randomWeights(type, rows, columns, 4);
+        const placed = place(bench, tensor, gaussian(columns, 5), 1);
+        const out = bench.reserve(2 * rows * 4);
+        const size = panelBytes(type, rows, columns);
+        const last = bench.reserveAtEnd(size);
+        bench.bytes(last, size).set(bench.readBytes(placed.weights, size));
+        const { matmul } = weightKernels(bench.kernels, type);
+        matmul(placed.weights, placed.x, 1, rows, columns, 0, rows, out, rows, placed.scratch);
+        matmul(last, placed.x, 1, rows, columns, 0, rows, out + rows * 4, rows, placed.scratch);
+        expectSameBits(bench.readFloats(out + rows * 4, rows), bench.readFloats(out, rows));
+      }
+    });
+
     it(`reads embedding rows of ${type} weights bit for bit`, () => {
       const bench = open();
       const columns = 512;
