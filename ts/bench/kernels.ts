@@ -200,7 +200,19 @@ for (const [label, columns] of [
   kernels.packWeights(keyWeights, KV_DIM, columns, 32, INTEGER_LIMITS.float, 0, 0, floatWeights);
   product(`remat ${label}, f32 accumulator, exact`, work, () => {
     kernels.quantizeTile(x, BLOCK_TOKENS, columns, 32, INTEGER_LIMITS.float, floatTile);
-    kernels.matmulTileFloat(floatWeights, floatTile, BLOCK_TOKENS, KV_DIM, columns, 32, 0, KV_DIM, out, KV_DIM, 0);
+    kernels.matmulTileFloat(
+      floatWeights,
+      floatTile,
+      BLOCK_TOKENS,
+      KV_DIM,
+      columns,
+      32,
+      0,
+      KV_DIM,
+      out,
+      KV_DIM,
+      0,
+    );
   });
 }
 
@@ -222,12 +234,58 @@ for (const [label, count, heads, kvHeads] of [
   const kvDim = kvHeads * HEAD;
   product(`attend ${label}, values`, count * heads * BLOCK_TOKENS * HEAD * 2, () => {
     kernels.attendBegin(maxima, sums, acc, count * heads, HEAD);
-    kernels.attendBlock(queries, count, heads, kvHeads, HEAD, keysT, BLOCK_TOKENS, values, kvDim, HEAD, HEAD, 0.125, 1000, 0, maxima, sums, acc, 0, kvHeads, 0, count, attendScratch);
+    kernels.attendBlock(
+      queries,
+      count,
+      heads,
+      kvHeads,
+      HEAD,
+      keysT,
+      BLOCK_TOKENS,
+      values,
+      kvDim,
+      HEAD,
+      HEAD,
+      0.125,
+      1000,
+      0,
+      maxima,
+      sums,
+      acc,
+      0,
+      kvHeads,
+      0,
+      count,
+      attendScratch,
+    );
   });
   if (count > 1) continue;
   product(`attend ${label}, latents of ${kvDim}`, count * heads * BLOCK_TOKENS * (HEAD + kvDim), () => {
     kernels.attendBegin(maxima, sums, acc, count * heads, kvDim);
-    kernels.attendBlock(queries, count, heads, kvHeads, HEAD, keysT, BLOCK_TOKENS, values, kvDim, 0, kvDim, 0.125, 1000, 0, maxima, sums, acc, 0, kvHeads, 0, count, attendScratch);
+    kernels.attendBlock(
+      queries,
+      count,
+      heads,
+      kvHeads,
+      HEAD,
+      keysT,
+      BLOCK_TOKENS,
+      values,
+      kvDim,
+      0,
+      kvDim,
+      0.125,
+      1000,
+      0,
+      maxima,
+      sums,
+      acc,
+      0,
+      kvHeads,
+      0,
+      count,
+      attendScratch,
+    );
   });
 }
 const keys = random(BLOCK_TOKENS * KV_DIM);
@@ -243,17 +301,60 @@ pass('finish keys (RoPE, transpose)', BLOCK_TOKENS * KV_DIM, () =>
 for (const [label, range] of Object.entries(RANGE_CODES)) {
   for (const bits of [2, 4]) {
     pass(`quantize ${bits} bits per token, ${label}`, BLOCK_TOKENS * HIDDEN, () =>
-      kernels.quantizeRows(x, BLOCK_TOKENS, HIDDEN, bits, 128, range, stored.packed, stored.scales, stored.mins, stored.scratch),
+      kernels.quantizeRows(
+        x,
+        BLOCK_TOKENS,
+        HIDDEN,
+        bits,
+        128,
+        range,
+        stored.packed,
+        stored.scales,
+        stored.mins,
+        stored.scratch,
+      ),
     );
   }
   pass(`quantize 4 bits per channel, ${label}`, BLOCK_TOKENS * HIDDEN, () =>
-    kernels.quantizeColumns(x, BLOCK_TOKENS, HIDDEN, 4, 128, range, stored.packed, stored.scales, stored.mins, stored.scratch),
+    kernels.quantizeColumns(
+      x,
+      BLOCK_TOKENS,
+      HIDDEN,
+      4,
+      128,
+      range,
+      stored.packed,
+      stored.scales,
+      stored.mins,
+      stored.scratch,
+    ),
   );
 }
-kernels.quantizeRows(x, BLOCK_TOKENS, HIDDEN, 2, 128, 0, stored.packed, stored.scales, stored.mins, stored.scratch);
+kernels.quantizeRows(
+  x,
+  BLOCK_TOKENS,
+  HIDDEN,
+  2,
+  128,
+  0,
+  stored.packed,
+  stored.scales,
+  stored.mins,
+  stored.scratch,
+);
 const accumulator = random(BLOCK_TOKENS * HIDDEN);
 pass('accumulate 2-bit deltas', BLOCK_TOKENS * HIDDEN, () =>
-  kernels.dequantizeAddRows(stored.packed, stored.scales, stored.mins, BLOCK_TOKENS, HIDDEN, 2, 128, accumulator, stored.scratch),
+  kernels.dequantizeAddRows(
+    stored.packed,
+    stored.scales,
+    stored.mins,
+    BLOCK_TOKENS,
+    HIDDEN,
+    2,
+    128,
+    accumulator,
+    stored.scratch,
+  ),
 );
 const rotating = random(BLOCK_TOKENS * HIDDEN);
 pass('rotate', BLOCK_TOKENS * HIDDEN, () => kernels.hadamardRows(rotating, BLOCK_TOKENS, HIDDEN));
@@ -263,7 +364,9 @@ pass('rotate', BLOCK_TOKENS * HIDDEN, () => kernels.hadamardRows(rotating, BLOCK
 const gain = random(HIDDEN);
 pass('RMSNorm', BLOCK_TOKENS * HIDDEN, () => kernels.rmsNorm(x, BLOCK_TOKENS, HIDDEN, gain, 1e-5, 0, out));
 const [gate, up] = [random(BLOCK_TOKENS * INTERMEDIATE), random(BLOCK_TOKENS * INTERMEDIATE)];
-pass('SiLU gate', BLOCK_TOKENS * INTERMEDIATE, () => kernels.siluGate(gate, up, out, BLOCK_TOKENS * INTERMEDIATE));
+pass('SiLU gate', BLOCK_TOKENS * INTERMEDIATE, () =>
+  kernels.siluGate(gate, up, out, BLOCK_TOKENS * INTERMEDIATE),
+);
 pass('softmax', BLOCK_TOKENS * BLOCK_TOKENS, () => kernels.softmaxRows(scratch, BLOCK_TOKENS, BLOCK_TOKENS));
 
 // ---- measure -----------------------------------------------------------------------------------------------------
@@ -291,7 +394,8 @@ for (let round = 0; round < Number(options.rounds); round++) {
   }
 }
 
-const median = (numbers: readonly number[]): number => [...numbers].sort((a, b) => a - b)[numbers.length >> 1];
+const median = (numbers: readonly number[]): number =>
+  [...numbers].sort((a, b) => a - b)[numbers.length >> 1];
 const plain = median(rates.get(chosen[0]) ?? []);
 const results = chosen.map((subject) => {
   const rate = median(rates.get(subject) ?? []);

@@ -109,7 +109,7 @@ forEachBuild((open) => {
             const stride = rows + 1;
             const start = gaussian(tokens * stride, 3);
             const out = bench.put(start);
-            const split = rows > 8 ? 8 : rows;
+            const split = Math.min(rows, 8);
             multiply(weights, tile, tokens, rows, columns, block, 0, split, out, stride, 0);
             multiply(weights, tile, tokens, rows, columns, block, split, rows, out, stride, 0);
             const result = bench.readFloats(out, tokens * stride);
