@@ -19,7 +19,7 @@ for (const problem of problems) process.stdout.write(`${problem}\n`);
 const context = modelContext(new AbortController().signal);
 const reports = [];
 for (const { file } of manifest.cases) {
-  const report = await checkCase(parseCase(readFileSync(`${golden}vectors/${file}`), file), context);
+  const report = await checkCase(parseCase(readFileSync(`${golden}${file}`), file), context);
   reports.push(report);
   process.stdout.write(formatCase(report));
 }

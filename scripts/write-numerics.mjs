@@ -24,7 +24,7 @@ const manifest = parseManifest(readFileSync(`${root}golden/manifest.json`, 'utf8
 const context = modelContext(new AbortController().signal);
 const rows = [['file', 'bytes', 'options', 'verdict', 'exact', 'largest error', 'of bound']];
 for (const { file, operation, options } of manifest.cases) {
-  const path = `${root}golden/vectors/${file}`;
+  const path = `${root}golden/${file}`;
   const bytes = String(statSync(path).size);
   if (quick && SLOW.includes(operation)) {
     rows.push([file, bytes, describe(options), 'not run', '', '', '']);

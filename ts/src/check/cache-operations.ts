@@ -45,6 +45,8 @@ const LATENT_OPTIONS: readonly OptionDoc[] = [
   FORM,
   ...GROUPED_OPTIONS,
   { name: 'grouping', values: 'perToken | perChannel (form x)', optional: true },
+  { name: 'keyBits', values: 'bits of keys (form latent)', optional: true },
+  { name: 'valueBits', values: 'bits of values (form latent)', optional: true },
   { name: 'keyGrouping', values: 'perToken | perChannel (form latent)', optional: true },
   { name: 'valueGrouping', values: 'perToken | perChannel (form latent)', optional: true },
 ];

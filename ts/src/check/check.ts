@@ -121,6 +121,10 @@ function worst(tensors: readonly TensorReport[]): CaseVerdict {
 
 /** Options that only describe a case. */
 const DESCRIPTIVE = [
+  'promptStart',
+  'promptStarts',
+  'perplexity',
+
   'tokens',
   'hiddenSize',
   'seed',

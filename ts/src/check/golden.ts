@@ -26,7 +26,7 @@ export type ManifestComparison = 'exact' | { readonly absolute: number; readonly
 
 /** One golden case in the manifest. */
 export interface ManifestCase {
-  /** File in golden/vectors. */
+  /** File, from the folder of the manifest: `vectors/NAME.safetensors`. */
   readonly file: string;
   /** Hexadecimal. */
   readonly sha256: string;
@@ -155,7 +155,7 @@ export function parseManifest(text: string, name: string): Manifest {
 export async function manifestProblems(manifest: Manifest, folder: FileFolder): Promise<string[]> {
   const problems: string[] = [];
   for (const { file, sha256 } of manifest.cases) {
-    const source = await folder.open(file);
+    const source = await folder.open(baseName(file));
     if (!source) {
       problems.push(`${file} is in the manifest and not in the folder`);
       continue;
@@ -165,11 +165,15 @@ export async function manifestProblems(manifest: Manifest, folder: FileFolder): 
       problems.push(`${file} has sha256 ${found}, and the manifest says ${sha256}`);
     }
   }
-  const known = new Set(manifest.cases.map(({ file }) => file));
+  const known = new Set(manifest.cases.map(({ file }) => baseName(file)));
   for (const file of (await folder.list()) ?? []) {
     if (file.endsWith('.safetensors') && !known.has(file)) problems.push(`${file} is not in the manifest`);
   }
   return problems;
+}
+
+function baseName(file: string): string {
+  return file.slice(file.lastIndexOf('/') + 1);
 }
 
 async function sha256Of(bytes: Uint8Array): Promise<string> {

@@ -36,6 +36,7 @@ export interface KnownMistake {
 /** For operations that run no model. */
 export const NO_MODELS: CheckContext = {
   loadModel: () => Promise.reject(new RangeError('no model is needed here')),
+  heldoutTokens: () => Promise.reject(new RangeError('no text is needed here')),
 };
 
 /** A mistaken result as something to compare with. */

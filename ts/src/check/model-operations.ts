@@ -4,17 +4,20 @@
  * @module
  */
 
+import { resolveCacheOptions } from '../cache/presets.js';
 import { ConfigError, ShapeError } from '../errors.js';
 import type { ModelConfig } from '../model/config.js';
 import { ReferenceModel } from '../model/transformer.js';
 import type { LayerWeights } from '../model/weights.js';
-import { add, type Matrix, row } from '../numerics/matrix.js';
+import { rotateRows } from '../numerics/hadamard.js';
+import { add, type Matrix, row, transpose } from '../numerics/matrix.js';
 import { logSumExp } from '../sampling.js';
 import type { Expected } from './compare.js';
 import type { CaseInputs } from './inputs.js';
 import type { CheckContext, ExpectedTensors, Operation, OptionDoc, TensorDoc } from './operation.js';
 import { perturbedInputs } from './perturb.js';
 import { expectedRows } from './storage-operations.js';
+import type { Numbers } from './tensor.js';
 import { F32_ROUNDOFF, spreadBound } from './tolerance.js';
 
 /** Weight tensors of a dump and the names the model has for them. */
@@ -27,6 +30,9 @@ const LAYER_MATRICES = {
   w_up: 'wUp',
   w_down: 'wDown',
 } as const;
+
+/** SVD factors that a latent cache reads, where a dump brings its own. */
+const LAYER_FACTORS = ['down_k', 'up_k', 'down_v', 'up_v'] as const;
 
 /** Options of operations on embedded models. */
 const MODEL_OPTIONS: readonly OptionDoc[] = [
@@ -45,7 +51,8 @@ const layer: Operation = {
     { name: 'headDim', values: 'channels of a head' },
     { name: 'layout', values: 'half | interleaved' },
     { name: 'theta', values: 'base of the frequencies' },
-    { name: 'rmsNormEps', values: 'epsilon of the norms' },
+    { name: 'rmsNormEps', values: 'epsilon of the norms (or: epsilon)' },
+    { name: 'epsilon', values: 'the same', optional: true },
   ],
   tensors: [
     { name: 'hidden', role: 'input', dtype: 'F32', shape: '[tokens, hiddenSize]' },
@@ -54,11 +61,20 @@ const layer: Operation = {
     ...Object.keys(LAYER_MATRICES).map(
       (name): TensorDoc => ({ name, role: 'input', dtype: 'F32', shape: '[outChannels, inChannels]' }),
     ),
+    ...LAYER_FACTORS.map(
+      (name): TensorDoc => ({
+        name,
+        role: 'input',
+        dtype: 'F32',
+        shape: name.startsWith('down') ? '[latentRank, hiddenSize]' : '[kvDim, latentRank]',
+        when: 'latent caches; as the cache uses them, rotated if it rotates; computed if not there',
+      }),
+    ),
     { name: 'output', role: 'output', dtype: 'F32', shape: '[tokens, hiddenSize]', comparison: 'bound' },
   ],
   async run(inputs) {
     const baseline = await layerOutput(inputs);
-    const names = ['hidden', 'attention_norm', 'mlp_norm', ...Object.keys(LAYER_MATRICES)];
+    const names = ['hidden', 'attention_norm', 'mlp_norm', ...Object.keys(LAYER_MATRICES), ...LAYER_FACTORS];
     // A gain enters one product; its own length says nothing.
     const perturbed: Float32Array[] = [];
     for (const other of perturbedInputs(inputs, names, { attention_norm: 4, mlp_norm: 4 })) {
@@ -95,7 +111,7 @@ export async function layerOutput(inputs: CaseInputs): Promise<Matrix> {
     headDim: inputs.count('headDim'),
     vocabSize: hidden.rows,
     maxPositionEmbeddings: hidden.rows,
-    rmsNormEps: inputs.number('rmsNormEps'),
+    rmsNormEps: inputs.number('rmsNormEps', inputs.case.options.epsilon as number | undefined),
     ropeTheta: inputs.number('theta'),
     ropeLayout: inputs.word('layout', ['half', 'interleaved']),
     tieWordEmbeddings: true,
@@ -109,6 +125,7 @@ export async function layerOutput(inputs: CaseInputs): Promise<Matrix> {
   });
   const { cache } = inputs.case.options;
   if (typeof cache !== 'string') throw new ConfigError('cache', cache, 'a cache argument');
+  presetFactors(inputs, model, cache);
   let output = hidden;
   await model.forward(
     Array.from({ length: hidden.rows }, (_, token) => token),
@@ -121,6 +138,23 @@ export async function layerOutput(inputs: CaseInputs): Promise<Matrix> {
     },
   );
   return output;
+}
+
+/** Hands the factors of a dump to the caches, which rotate them; the rotation is its own inverse. */
+function presetFactors(inputs: CaseInputs, model: ReferenceModel, cache: string): void {
+  if (!inputs.has('down_k')) return;
+  const { rotation } = resolveCacheOptions(cache, model.config);
+  for (const [name, suffix] of [
+    ['key', 'k'],
+    ['value', 'v'],
+  ] as const) {
+    const down = inputs.matrix(`down_${suffix}`, 'rank', 'channel');
+    const up = inputs.matrix(`up_${suffix}`, 'channel', 'rank');
+    model.factors.preset(0, name, {
+      downProjection: transpose(rotateRows(transpose(down), rotation)),
+      upProjection: rotateRows(up, rotation),
+    });
+  }
 }
 
 /** Moved models that say how far a correct implementation may be off; each costs one more run. */
@@ -230,7 +264,13 @@ const perplexity: Operation = {
     { name: 'windowLength', values: 'tokens of a window', optional: true },
   ],
   tensors: [
-    { name: 'tokens', role: 'input', dtype: 'I32', shape: '[windows, windowLength]' },
+    {
+      name: 'tokens',
+      role: 'input',
+      dtype: 'I32',
+      shape: '[windows, windowLength]',
+      when: 'if not the held-out text',
+    },
     { name: 'window_nll', role: 'output', dtype: 'F32', shape: '[windows]', comparison: 'bound' },
   ],
   async run(inputs, context): Promise<ExpectedTensors> {
@@ -256,9 +296,7 @@ async function windowLosses(
   context: CheckContext,
   variation: number,
 ): Promise<Float32Array> {
-  const { shape, data } = inputs.integers('tokens');
-  if (shape.length !== 2) throw new ShapeError('perplexity', 'tokens', ['windows', 'windowLength'], shape);
-  const [windows, length] = shape;
+  const { windows, length, data } = await windowTokens(inputs, context);
   const losses = new Float32Array(windows);
   for (let w = 0; w < windows; w++) {
     const ids = Array.from(data.subarray(w * length, (w + 1) * length));
@@ -270,6 +308,39 @@ async function windowLosses(
   }
   return losses;
 }
+
+/** Tokens of the case, or of the held-out text. */
+async function windowTokens(
+  inputs: CaseInputs,
+  context: CheckContext,
+): Promise<{ windows: number; length: number; data: Numbers }> {
+  if (!inputs.has('tokens')) {
+    const [windows, length] = [inputs.count('windows'), inputs.count('windowLength')];
+    return { windows, length, data: await context.heldoutTokens(windows * length) };
+  }
+  const { shape, data } = inputs.integers('tokens');
+  if (shape.length !== 2) throw new ShapeError('perplexity', 'tokens', ['windows', 'windowLength'], shape);
+  return { windows: shape[0], length: shape[1], data };
+}
+
+const tokens: Operation = {
+  name: 'tokens',
+  summary: 'the first windows of the held-out text, in tokens of the embedded models',
+  specification: 'docs/numerics.md "Whole models"',
+  options: [
+    { name: 'windows', values: 'count of windows' },
+    { name: 'windowLength', values: 'tokens of a window' },
+  ],
+  tensors: [
+    { name: 'tokens', role: 'output', dtype: 'I32', shape: '[windows * windowLength]', comparison: 'exact' },
+  ],
+  async run(inputs, context): Promise<ExpectedTensors> {
+    const values = await context.heldoutTokens(inputs.count('windows') * inputs.count('windowLength'));
+    return {
+      tokens: { dtype: 'I32', values, shape: [values.length], dimensions: ['position'], stored: true },
+    };
+  },
+};
 
 const logits: Operation = {
   name: 'logits',
@@ -341,7 +412,7 @@ async function logitRows(
 }
 
 /** Operations on whole layers and models. */
-export const MODEL_OPERATIONS: readonly Operation[] = [layer, logits, decode, perplexity];
+export const MODEL_OPERATIONS: readonly Operation[] = [layer, tokens, logits, decode, perplexity];
 
 async function modelAndCache(
   inputs: CaseInputs,

@@ -38,6 +38,12 @@ export interface CheckContext {
    * @throws {LoadError} if it cannot be had
    */
   loadModel(name: string, variation: number): Promise<LanguageModel>;
+  /**
+   * The first tokens of the held-out text of the embedded models, for cases that name windows of it.
+   *
+   * @throws {LoadError} if the text cannot be had
+   */
+  heldoutTokens(count: number): Promise<Int32Array>;
   /** Generated tokens that `decode` compares; the rest is left out. Default: all. */
   readonly maxDecodeTokens?: number;
 }

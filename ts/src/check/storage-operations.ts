@@ -5,10 +5,11 @@
  * @module
  */
 
-import { ShapeError } from '../errors.js';
+import { ConfigError, ShapeError } from '../errors.js';
+import { ropeDivisorsOf } from '../io/rope-scaling.js';
 import { applyRope, ropeFrequencies } from '../model/rope.js';
 import { decodeFloat16, fromFloat16Bits } from '../numerics/float16.js';
-import { rotateRows } from '../numerics/hadamard.js';
+import { hadamardBlock, rotateRows } from '../numerics/hadamard.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { thinSvd } from '../numerics/svd.js';
 import {
@@ -179,12 +180,19 @@ const rotate: Operation = {
   name: 'rotate',
   summary: 'the normalized Walsh-Hadamard transform of every row',
   specification: 'docs/numerics.md "The rotation"',
-  options: [],
+  options: [{ name: 'block', values: 'channels that are rotated together', optional: true }],
   tensors: [
     { name: 'x', role: 'input', dtype: 'F32', shape: '[tokens, channels]' },
     { name: 'rotated', role: 'output', dtype: 'F32', shape: '[tokens, channels]', comparison: 'exact' },
   ],
-  run: (inputs) => ({ rotated: expectedRows(rotateRows(inputs.matrix('x'), 'hadamard')) }),
+  run(inputs) {
+    const x = inputs.matrix('x');
+    const block = hadamardBlock(x.columns);
+    const given = inputs.number('block', block);
+    if (given !== block)
+      throw new ConfigError('block', given, `${block}, the largest power of two in ${x.columns}`);
+    return { rotated: expectedRows(rotateRows(x, 'hadamard')) };
+  },
 };
 
 /** Options of RoPE, as the reference wants them. */
@@ -200,8 +208,10 @@ export function ropeOptions(inputs: CaseInputs): {
   if (headDim % 2 !== 0)
     throw new RangeError(`"headDim" must be even, since RoPE rotates pairs, got ${headDim}`);
   const ropeTheta = inputs.number('theta');
-  const divisors = inputs.case.options.frequencyDivisors;
-  const ropeFrequencyDivisors = Array.isArray(divisors) ? Float32Array.from(divisors) : undefined;
+  const { frequencyDivisors: divisors, rope_scaling: scaling } = inputs.case.options;
+  const ropeFrequencyDivisors = Array.isArray(divisors)
+    ? Float32Array.from(divisors)
+    : ropeDivisorsOf(scaling, headDim, ropeTheta, inputs.case.name);
   const frequencies = ropeFrequencies({ headDim, ropeTheta, ropeFrequencyDivisors });
   return { layout, headDim, ropeTheta, ropeFrequencyDivisors, frequencies };
 }
@@ -216,6 +226,7 @@ const rope: Operation = {
     { name: 'theta', values: 'base of the frequencies' },
     { name: 'firstPosition', values: 'position of row 0 (0)', optional: true },
     { name: 'frequencyDivisors', values: '[headDim / 2] numbers', optional: true },
+    { name: 'rope_scaling', values: 'as in the config.json of a model', optional: true },
   ],
   tensors: [
     { name: 'x', role: 'input', dtype: 'F32', shape: '[tokens, heads * headDim]' },

@@ -4,7 +4,9 @@
  * @module
  */
 
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { type Command, InvalidArgumentError } from 'commander';
 import { type CaseReport, checkCase, errorReport } from '../check/check.js';
 import type { Tolerance } from '../check/compare.js';
@@ -21,12 +23,14 @@ import {
   summarize,
 } from '../check/report.js';
 import { LoadError } from '../errors.js';
-import { loadModelFile } from '../io/load-model.js';
+import { EMBEDDED_MODELS, loadModelFile } from '../io/load-model.js';
 import type { ModelFile } from '../io/model-file.js';
 import { directoryFolder, fileSource, isDirectory } from '../io/node-file.js';
+import { embeddedModelPath } from '../io/node-models.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { ReferenceModel } from '../model/transformer.js';
 import { referenceWeights } from '../model/weights.js';
+import { Tokenizer } from '../text/tokenizer.js';
 import { UsageError } from './errors.js';
 import { type Terminal, write, writeFileAtomically } from './terminal.js';
 
@@ -159,17 +163,23 @@ function fileCase(path: string): FoundCase {
   };
 }
 
+/** From the folder of the embedded models. */
+const HELDOUT_TEXT = '../text/heldout.txt';
+
 /** Embedded models for the operations that run one, each loaded once. */
 export function modelContext(signal: AbortSignal): CheckContext & { dispose(): Promise<void> } {
   const files = new Map<string, Promise<ModelFile>>();
   const models = new Map<string, Promise<LanguageModel>>();
-  const load = async (name: string, variation: number): Promise<LanguageModel> => {
+  const open = (name: string): Promise<ModelFile> => {
     let file = files.get(name);
     if (!file) {
       file = loadModelFile(name, { signal });
       files.set(name, file);
     }
-    const { config, weights } = await file;
+    return file;
+  };
+  const load = async (name: string, variation: number): Promise<LanguageModel> => {
+    const { config, weights } = await open(name);
     const exact = referenceWeights(weights);
     return new ReferenceModel(config, variation === 0 ? exact : perturbWeights(exact, variation));
   };
@@ -182,6 +192,15 @@ export function modelContext(signal: AbortSignal): CheckContext & { dispose(): P
         models.set(key, found);
       }
       return found;
+    },
+    async heldoutTokens(count) {
+      const [name] = EMBEDDED_MODELS;
+      const text = new URL(HELDOUT_TEXT, pathToFileURL(embeddedModelPath(name)));
+      const tokenizer = new Tokenizer((await open(name)).tokenizer);
+      const ids = tokenizer.encode(await readFile(text, 'utf8'));
+      if (ids.length < count)
+        throw new RangeError(`the held-out text has ${ids.length} tokens, not ${count}`);
+      return Int32Array.from(ids.slice(0, count));
     },
     async dispose() {
       for (const model of models.values()) await (await model.catch(() => undefined))?.dispose();

@@ -42,7 +42,7 @@ const manifest = hasManifest
 const cases = manifest.cases.filter(({ operation }) => everything || !SLOW.includes(operation));
 
 function read(file: string) {
-  return parseCase(readFileSync(`${golden}vectors/${file}`), file);
+  return parseCase(readFileSync(`${golden}${file}`), file);
 }
 
 describe.skipIf(!hasManifest)('the folder of golden vectors', () => {
