@@ -7,7 +7,10 @@ from the case's own data by the functions below; none was adjusted to make a com
 from __future__ import annotations
 
 import math
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Iterator
 
 import torch
@@ -426,47 +429,81 @@ JITTERS = 2
 SPREAD = 8  # times the largest change seen under jitter
 
 
+# Decoding is bound by launches, not by the GPU, so cases run side by side in processes of their own.
+WORKERS = 8
+PROMPTS = ((300, 200), (4100, 264), (7000, 160), (9500, 300), (12000, 176), (2000, 184), (14000, 232))  # start, length
+
+
 def file_name(spec: str) -> str:
     return "".join("-" if ch in "@?=" else ch for ch in spec.replace(":", ""))
 
 
-def decode_family(c: Context) -> Iterator[Case]:
-    tokens = c.windows.flatten()
-    for which, model in c.models.items():
+def each_model_and_cache(c: Context) -> Iterator[tuple[str, str]]:
+    for which in c.models:
         for spec in SPECS + (GQA_MORE if which == "gqa" else ()):
-            best = None
-            # Several prompts; the first is taken whose greedy ids do not depend on the last bit of any float.
-            for start, length in ((300, 200), (4100, 264), (7000, 160), (9500, 300), (12000, 176)):
-                prompt = tokens[start : start + length]
-                ids, logits, gaps = M.greedy(model, spec, prompt, 64)
-                trials = [M.greedy(model, spec, prompt, 64, M.ulp_jitter(seed, c.device)) for seed in range(JITTERS)]
-                same = all(torch.equal(ids, trial[0]) for trial in trials)
-                moved = max(max(float((t[1] - logits).abs().max()), float((t[2] - gaps).abs().max())) for t in trials)
-                margin = float(gaps.min()) / (SPREAD * moved)
-                if best is None or (same, margin) > best[:2]:
-                    best = (same, margin, start, prompt, ids, logits, gaps, SPREAD * moved)
-                if same and margin > 1:
-                    break
-            same, margin, start, prompt, ids, logits, gaps, absolute = best
-            print(f"  decode {which} {spec}: prompt at {start}, smallest gap {float(gaps.min()):.4f} = {margin:.2f} x tolerance, ids stable: {same}", flush=True)
-            options = {"model": model.name, "cache": spec, "promptStart": start}
-            tolerance = {"last_logits": close(absolute), "top_gap": close(absolute)}
-            yield Case(f"decode-books-{which}-{file_name(spec)}", "decode", options, {"prompt": prompt.int()},
-                       {"ids": ids.int(), "last_logits": logits, "top_gap": gaps}, tolerance)
+            yield which, spec
+
+
+def side_by_side(c: Context, task, count: int = 64):
+    """task(path of the model, cache, windows, device, count) for each model and cache; results in order."""
+    workers = WORKERS if c.device == "cuda" else 1
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        windows = c.windows.cpu()
+        pending = [(which, spec, pool.submit(task, c.models[which].path, spec, windows, c.device, count)) for which, spec in each_model_and_cache(c)]
+        for which, spec, future in pending:
+            yield which, spec, future.result()
+
+
+def decode_task(path: Path, spec: str, windows: Tensor, device: str, count: int):
+    """Several prompts are tried; the first is taken whose greedy ids do not depend on the last bit of any float and
+    whose two best logits are never closer than the tolerance. Failing that, the one that comes nearest to it."""
+    torch.set_num_threads(1)
+    model = M.Model(path, device)
+    tokens = windows.to(device).flatten()
+    best = None
+    for start, length in PROMPTS:
+        prompt = tokens[start : start + length]
+        ids, logits, gaps = M.greedy(model, spec, prompt, count)
+        trials = [M.greedy(model, spec, prompt, count, M.ulp_jitter(seed, device)) for seed in range(JITTERS)]
+        same = all(torch.equal(ids, trial[0]) for trial in trials)
+        moved = max(max(float((t[1] - logits).abs().max()), float((t[2] - gaps).abs().max())) for t in trials)
+        margin = float(gaps.min()) / (SPREAD * moved)
+        if best is None or (same, margin) > best[:2]:
+            best = (same, margin, start, prompt.int().cpu(), ids.int().cpu(), logits.cpu(), gaps.cpu(), SPREAD * moved)
+        if same and margin > 1:
+            break
+    return best
+
+
+def decode_family(c: Context) -> Iterator[Case]:
+    for which, spec, result in side_by_side(c, decode_task):
+        same, margin, start, prompt, ids, logits, gaps, absolute = result
+        print(f"  decode {which} {spec}: prompt at {start}, smallest gap {float(gaps.min()):.4f} = {margin:.2f} x tolerance, ids stable: {same}", flush=True)
+        options = {"model": c.models[which].name, "cache": spec, "promptStart": start}
+        tolerance = {"last_logits": close(absolute), "top_gap": close(absolute)}
+        yield Case(f"decode-books-{which}-{file_name(spec)}", "decode", options, {"prompt": prompt},
+                   {"ids": ids, "last_logits": logits, "top_gap": gaps}, tolerance)
+
+
+def perplexity_task(path: Path, spec: str, windows: Tensor, device: str, count: int):
+    torch.set_num_threads(1)
+    model = M.Model(path, device)
+    windows = windows.to(device)
+    nll = M.perplexity_windows(model, spec, windows)
+    trials = [M.perplexity_windows(model, spec, windows, M.ulp_jitter(seed, device)) for seed in range(JITTERS)]
+    return nll.cpu(), max(float((trial - nll).abs().max()) for trial in trials)
 
 
 def perplexity_family(c: Context) -> Iterator[Case]:
-    yield Case("heldout-tokens", "tokens", {"windows": len(c.windows), "windowLength": c.windows.shape[1]}, {}, {"tokens": c.windows.flatten().int()}, {})
-    for which, model in c.models.items():
-        base = None
-        for spec in SPECS + (GQA_MORE if which == "gqa" else ()):
-            nll = M.perplexity_windows(model, spec, c.windows)
-            moved = max(float((M.perplexity_windows(model, spec, c.windows, M.ulp_jitter(seed, c.device)) - nll).abs().max()) for seed in range(JITTERS))
-            perplexity = float(nll.mean().exp())
-            base = base or perplexity
-            print(f"  perplexity {which} {spec}: {perplexity:.4f} ({perplexity - base:+.4f}), a window moves by {moved:.1e} under jitter", flush=True)
-            options = {"model": model.name, "cache": spec, "windows": len(c.windows), "windowLength": c.windows.shape[1], "perplexity": perplexity}
-            yield Case(f"perplexity-books-{which}-{file_name(spec)}", "perplexity", options, {}, {"window_nll": nll}, {"window_nll": close(SPREAD * moved)})
+    shape = {"windows": len(c.windows), "windowLength": c.windows.shape[1]}
+    yield Case("heldout-tokens", "tokens", shape, {}, {"tokens": c.windows.flatten().int()}, {})
+    baseline: dict[str, float] = {}
+    for which, spec, (nll, moved) in side_by_side(c, perplexity_task):
+        perplexity = float(nll.mean().exp())
+        baseline.setdefault(which, perplexity)
+        print(f"  perplexity {which} {spec}: {perplexity:.4f} ({perplexity - baseline[which]:+.4f}), a window moves by {moved:.1e} under jitter", flush=True)
+        options = {"model": c.models[which].name, "cache": spec, **shape, "perplexity": perplexity}
+        yield Case(f"perplexity-books-{which}-{file_name(spec)}", "perplexity", options, {}, {"window_nll": nll}, {"window_nll": close(SPREAD * moved)})
 
 
 FAMILIES = {

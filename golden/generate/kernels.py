@@ -208,8 +208,7 @@ def hadamard_kernel(x_ptr, y_ptr, factor, rows, N: tl.constexpr, LOG: tl.constex
     offsets = row[:, None] * N + tl.arange(0, N)[None, :]
     y = tl.load(x_ptr + offsets, mask=(row < rows)[:, None], other=0.0)
     for stage in tl.static_range(LOG):
-        STRIDE: tl.constexpr = 2**stage
-        pairs = y.reshape(ROWS, N // (2 * STRIDE), 2, STRIDE)
+        pairs = y.reshape(ROWS, N // 2 ** (stage + 1), 2, 2**stage)
         a, b = tl.split(tl.permute(pairs, (0, 1, 3, 2)))
         y = tl.permute(tl.join(a + b, a - b), (0, 1, 3, 2)).reshape(ROWS, N)
     tl.store(y_ptr + offsets, y * factor, mask=(row < rows)[:, None])

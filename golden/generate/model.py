@@ -75,7 +75,7 @@ class Model:
             t.name: torch.from_numpy(dequantize(t.data, t.tensor_type).astype(np.float64)).to(device)
             for t in reader.tensors
         }
-        self.name = path.name
+        self.path, self.name = path, path.name
         self.fields = fields
         self.config = Config(
             layers=fields["llama.block_count"],
