@@ -329,7 +329,10 @@ function softmaxStep(scores: usize, visible: i32, padded: i32, maximum: usize, s
   return shrink;
 }
 
-/** acc = acc * shrink + sum over t of probability[t] * value[t], for V vectors of four channels of R rows. */
+/**
+ * acc = acc * shrink + sum over t of probability[t] * value[t], for V vectors of four channels of R rows. With one row
+ * and eight vectors, b, c and d hold further channels of it.
+ */
 // @ts-ignore: decorator
 @inline
 function averageRows(
@@ -362,6 +365,12 @@ function averageRows(
   if (V > 1) a1 = f32x4.mul(v128.load(acc0, 16), f32x4.splat(f0));
   if (V > 2) a2 = f32x4.mul(v128.load(acc0, 32), f32x4.splat(f0));
   if (V > 3) a3 = f32x4.mul(v128.load(acc0, 48), f32x4.splat(f0));
+  if (V > 4) {
+    b0 = f32x4.mul(v128.load(acc0, 64), f32x4.splat(f0));
+    b1 = f32x4.mul(v128.load(acc0, 80), f32x4.splat(f0));
+    c0 = f32x4.mul(v128.load(acc0, 96), f32x4.splat(f0));
+    c1 = f32x4.mul(v128.load(acc0, 112), f32x4.splat(f0));
+  }
   if (R > 1) {
     b0 = f32x4.mul(v128.load(acc1), f32x4.splat(f1));
     if (V > 1) b1 = f32x4.mul(v128.load(acc1, 16), f32x4.splat(f1));
@@ -386,6 +395,12 @@ function averageRows(
     if (V > 1) a1 = madd(v1, p, a1);
     if (V > 2) a2 = madd(v128.load(values, 32), p, a2);
     if (V > 3) a3 = madd(v128.load(values, 48), p, a3);
+    if (V > 4) {
+      b0 = madd(v128.load(values, 64), p, b0);
+      b1 = madd(v128.load(values, 80), p, b1);
+      c0 = madd(v128.load(values, 96), p, c0);
+      c1 = madd(v128.load(values, 112), p, c1);
+    }
     if (R > 1) {
       p = v128.load32_splat(p1);
       b0 = madd(v0, p, b0);
@@ -410,6 +425,12 @@ function averageRows(
   if (V > 1) v128.store(acc0, a1, 16);
   if (V > 2) v128.store(acc0, a2, 32);
   if (V > 3) v128.store(acc0, a3, 48);
+  if (V > 4) {
+    v128.store(acc0, b0, 64);
+    v128.store(acc0, b1, 80);
+    v128.store(acc0, c0, 96);
+    v128.store(acc0, c1, 112);
+  }
   if (R > 1) {
     v128.store(acc1, b0);
     if (V > 1) v128.store(acc1, b1, 16);
@@ -483,6 +504,10 @@ function attendRows(
   let a3 = acc + i3 * bytes;
   const stop = a0 + bytes;
   if (R == 1) {
+    for (; a0 + 128 <= stop; a0 += 128) {
+      averageRows(1, 8, scratch, lineBytes, visible, values, valueStride, a0, a0, a0, a0, f0, f0, f0, f0);
+      values += 128;
+    }
     for (; a0 + 64 <= stop; a0 += 64) {
       averageRows(1, 4, scratch, lineBytes, visible, values, valueStride, a0, a0, a0, a0, f0, f0, f0, f0);
       values += 64;

@@ -98,8 +98,8 @@ function blockOffset(kind: i32, params: usize, b: usize, blocks: usize, half: us
 
 /**
  * Bytes ahead of the codes being multiplied that are read to bring them into the cache. One load per line of
- * 64 bytes, its value thrown away. The weights of a model come from memory, and without this the processor
- * waits at every page of 4096 bytes: measured 1.4 times faster on 100 MB, 3 % slower on what is cached.
+ * 64 bytes, its value thrown away. The weights of a model come from memory, and the processor's own reading
+ * ahead ends at every page of 4096 bytes; measured to be worth it (docs/benchmarks.md, kernels in decode).
  */
 const AHEAD: usize = 8192;
 
