@@ -9,7 +9,9 @@ import { join, posix } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 const source = new URL('../../src/', import.meta.url).pathname;
-const files = readdirSync(source, { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'));
+const files = readdirSync(source, { recursive: true, encoding: 'utf8' }).filter((name) =>
+  name.endsWith('.ts'),
+);
 
 /** The modules that a file imports at load time or later. */
 function importsOf(file: string): string[] {
@@ -26,7 +28,10 @@ describe('imports', () => {
     for (const name of importsOf(file)) {
       if (name.startsWith('node:')) {
         const allowed = folder === 'cli' || /(^|\/)node-[\w-]+\.ts$|-node\.ts$/.test(file);
-        expect(allowed, `${file} imports ${name}, which only cli/, io/node-*.ts and engine/*-node.ts may`).toBe(true);
+        expect(
+          allowed,
+          `${file} imports ${name}, which only cli/, io/node-*.ts and engine/*-node.ts may`,
+        ).toBe(true);
       }
       const level = LEVELS.indexOf(folder);
       if (level < 0) continue;
