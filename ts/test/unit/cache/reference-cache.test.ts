@@ -198,7 +198,7 @@ describe('cache arguments', () => {
   });
 
   it.each([
-    ['', /"cache" must be one of kv, kivi, xquant, xquant-cl/],
+    ['', /"cache" must be one of kv, kivi, kvquant, xquant, xquant-cl/],
     ['xquant2', /one of kv/],
     ['kv:4', /without bits/],
     ['kv@paper', /without a preset/],
