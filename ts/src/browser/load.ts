@@ -38,6 +38,9 @@ export interface BrowserLoadOptions extends Omit<LoadHereOptions, 'storage' | 'b
  * Loads a model and its tokenizer. In a page, the model runs in a worker of its own; in a worker, on that worker's
  * thread. Threads are used where the page is cross-origin isolated.
  *
+ * The tokenizer is built on the thread of the caller. That is one short task for a vocabulary of some thousand
+ * tokens, and a pause that one can see for the largest: call this in a worker of your own to keep it off the page.
+ *
  * @param source a URL (relative to the page, too), `hf:owner/repo[/file]`, a `Blob` or `File`, bytes, or files
  * @throws {LoadError | FormatError | UnsupportedModelError | ShapeError | NumericError} names what is wrong
  * @throws {KernelError} if the browser has no WebAssembly SIMD

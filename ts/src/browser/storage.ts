@@ -251,6 +251,9 @@ export class OpfsStorage implements ModelStorage {
   }
 }
 
+/** What Chromium's files give when there is no room. */
+const NO_SPACE = -8;
+
 /** The part of a synchronous handle that is used; the DOM library of TypeScript knows it in workers only. */
 interface SyncHandle {
   read(target: Uint8Array, options: { at: number }): number;
@@ -290,7 +293,14 @@ class OpfsFile implements StoredFile {
     let done = 0;
     while (done < bytes.length) {
       const written = this.#data.write(bytes.subarray(done), { at: offset + done });
-      if (written === 0) throw new DOMException('nothing was written', 'QuotaExceededError');
+      // Chromium throws nothing when the quota is used up: it gives -8 ("no space") as an unsigned number.
+      if (!(written > 0 && written <= bytes.length - done)) {
+        const full = written === 0 || (written | 0) === NO_SPACE;
+        throw new DOMException(
+          `${written | 0} bytes were written`,
+          full ? 'QuotaExceededError' : 'InvalidStateError',
+        );
+      }
       done += written;
     }
   }

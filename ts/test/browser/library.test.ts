@@ -4,65 +4,62 @@
  * @module
  */
 
-import { existsSync, readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type * as XQuant from '../../src/browser/index.js';
-import { WasmModel } from '../../src/engine/wasm-model.js';
-import { CachedSequence, generate } from '../../src/generate.js';
-import { loadModelFile } from '../../src/io/load-model.js';
-import { writeSnapshot } from '../../src/io/snapshot.js';
-import { Tokenizer } from '../../src/text/tokenizer.js';
-import { chromiumPath, explainSkip, openPage, startChromium, type WatchedPage } from './chromium.js';
+import { describeInChromium, longestTask, openPage, startChromium, type WatchedPage } from './chromium.js';
+import { NodeModel, root } from './node-result.js';
 import { type StaticServer, serveFolders } from './static-server.js';
 
-const root = fileURLToPath(new URL('../../../', import.meta.url));
 const PROMPT = 'The ship had been three weeks at sea when';
 const TOKENS = 24;
 const CACHES = ['kv', 'kivi:2?group=32&window=32', 'xquant:4?window=32', 'xquant-cl:2?window=32'];
+const MODEL_BYTES = readFileSync(`${root}golden/models/books-mha.gguf`).length;
 
 /** What a test page has in its global scope. */
 interface TestPage {
   xquant: typeof XQuant;
   loaded: XQuant.LoadedModel;
-  gaps: number[];
+  /** The error of an action, in parts. */
+  caught(run: () => unknown): Promise<{ name: string; message: string; error: unknown }>;
 }
 declare const window: TestPage;
 
 const PAGE = `<!doctype html><html lang="en"><title>test</title><link rel="icon" href="data:,">
 <script type="module">
   import * as xquant from '/dist/browser/xquant.js';
+  window.caught = async (run) => {
+    try { await run(); } catch (error) { return { name: error.name, message: error.message, error }; }
+    throw new Error('nothing was thrown');
+  };
   window.xquant = xquant;
 </script></html>`;
 
-explainSkip('library in a browser');
-const ready = chromiumPath !== undefined && existsSync(`${root}dist/browser/xquant.js`);
+/** A worker that loads a model itself. */
+const WORKER = `import { generate, loadModel } from '/dist/browser/xquant.js';
+onmessage = async ({ data: { url, prompt, options } }) => {
+  const { model, tokenizer } = await loadModel(url, { kernel: 'simd' });
+  const { ids } = await generate(model, tokenizer, prompt, options).finish();
+  postMessage({ ids, remote: model.constructor.name === 'RemoteModel' });
+};`;
 
-describe.skipIf(!ready)('the browser bundle', () => {
+/** The hub's list of the files of a repository. */
+const LISTING = JSON.stringify([{ type: 'file', path: 'books-mha.gguf', size: MODEL_BYTES, oid: 'x' }]);
+
+describeInChromium('the browser bundle', () => {
   let browser: Browser;
   const expected = new Map<string, readonly number[]>();
   let snapshot: Uint8Array;
 
   beforeAll(async () => {
-    browser = await startChromium();
-    const file = await loadModelFile(`${root}golden/models/books-mha.gguf`);
-    const tokenizer = new Tokenizer(file.tokenizer);
-    // Relaxed SIMD may round differently from machine to machine; plain SIMD does not.
-    await using model = await WasmModel.load(file.config, file.weights, { threads: 1, kernel: 'simd' });
+    await using node = await NodeModel.load('books-mha');
     for (const cache of CACHES) {
-      const generation = generate(model, tokenizer, PROMPT, { cache, maxTokens: TOKENS });
-      expected.set(cache, (await generation.finish()).ids);
+      expected.set(cache, await node.generate(PROMPT, { cache, maxTokens: TOKENS }));
     }
-    const sequence = new CachedSequence(model.createCache('xquant-cl:2?window=32'));
-    const half = generate(model, tokenizer, PROMPT, { cache: sequence, maxTokens: TOKENS / 2 });
-    const { ids } = await half.finish();
-    snapshot = writeSnapshot({
-      cache: sequence.cache,
-      tokens: sequence.tokens,
-      pending: ids.slice(-1),
-      fingerprint: file.fingerprint,
-    });
+    snapshot = await node.snapshot(PROMPT, { cache: 'xquant-cl:2?window=32', maxTokens: TOKENS / 2 });
+    browser = await startChromium();
   });
   afterAll(() => browser?.close());
 
@@ -75,82 +72,89 @@ describe.skipIf(!ready)('the browser bundle', () => {
 
     beforeAll(async () => {
       server = await serveFolders(
-        { '/dist/': `${root}dist/`, '/models/': `${root}golden/models/` },
+        {
+          '/owner/books/resolve/main/': `${root}golden/models/`,
+          '/dist/': `${root}dist/`,
+          '/models/': `${root}golden/models/`,
+        },
         { isolated },
       );
       server.pages.set('/test', PAGE);
+      server.pages.set('/worker.js', WORKER);
+      server.pages.set('/api/models/owner/books/tree/main', LISTING);
       watched = await openPage(browser);
-      await watched.page.goto(`${server.url}/test`);
-      await watched.page.waitForFunction(() => window.xquant !== undefined);
+      await open();
     });
     afterAll(async () => {
       await watched?.context.close();
       await server?.close();
     });
 
-    it('loads, and tells how far it is', async () => {
+    async function open(): Promise<void> {
+      await watched.page.goto(`${server.url}/test`);
+      await watched.page.waitForFunction(() => window.xquant !== undefined);
+    }
+
+    it('loads without blocking the page, and tells how far it is', async () => {
       const { page } = watched;
-      const report = await page.evaluate(async () => {
-        window.gaps = [0];
-        const observer = new PerformanceObserver((list) => {
-          for (const { duration } of list.getEntries()) window.gaps.push(duration);
-        });
-        observer.observe({ type: 'longtask' }); // tasks of 50 ms and more
-        const progress: { loadedBytes: number; totalBytes?: number }[] = [];
-        window.loaded = await window.xquant.loadModel('models/books-mha.gguf', {
-          kernel: 'simd',
-          onProgress: (each) => void progress.push(each),
-        });
-        const { model, file } = window.loaded;
-        return {
-          progress,
-          backend: model.backend,
-          name: file.name,
-          threads: (model as XQuant.RemoteModel).threads,
-        };
-      });
-      expect(report.backend).toBe('wasm');
-      if (isolated) expect(report.threads).toBeGreaterThanOrEqual(1);
-      else expect(report.threads).toBe(1);
-      expect(report.progress.length).toBeGreaterThan(3);
-      const last = report.progress.at(-1);
-      expect(last?.loadedBytes).toBe(last?.totalBytes);
+      const { milliseconds, result } = await longestTask(browser, page, () =>
+        page.evaluate(async () => {
+          const progress: { loadedBytes: number; totalBytes?: number }[] = [];
+          window.loaded = await window.xquant.loadModel('models/books-mha.gguf', {
+            kernel: 'simd',
+            onProgress: (each) => void progress.push(each),
+          });
+          const { model } = window.loaded;
+          return { progress, backend: model.backend, threads: (model as XQuant.RemoteModel).threads };
+        }),
+      );
+      expect(milliseconds).toBeLessThan(50);
+      expect(result.backend).toBe('wasm');
+      const cores = await page.evaluate(() => navigator.hardwareConcurrency);
+      expect(cores).toBe(availableParallelism());
+      if (isolated && cores > 1) expect(result.threads).toBeGreaterThan(1);
+      else expect(result.threads).toBe(1);
+      expect(result.progress.length).toBeGreaterThan(3);
+      const last = result.progress.at(-1);
+      expect(last?.totalBytes).toBe(MODEL_BYTES);
+      expect(last?.loadedBytes).toBe(MODEL_BYTES);
     });
 
     it.each(CACHES)('generates what Node generates, token by token: %s', async (cache) => {
-      const ids = await watched.page.evaluate(
-        async ({ cache, prompt, maxTokens }) => {
-          const { model, tokenizer } = window.loaded;
-          const generation = window.xquant.generate(model, tokenizer, prompt, { cache, maxTokens });
-          const found: number[] = [];
-          for await (const { id } of generation) found.push(id);
-          const { bytes } = { bytes: generation.sequence.cache.bytes() };
-          if (window.xquant.storedBytes(bytes) === 0) throw new Error('no bytes counted');
-          return found;
-        },
-        { cache, prompt: PROMPT, maxTokens: TOKENS },
+      const { milliseconds, result } = await longestTask(browser, watched.page, () =>
+        watched.page.evaluate(
+          async ({ cache, prompt, maxTokens }) => {
+            const { model, tokenizer } = window.loaded;
+            const generation = window.xquant.generate(model, tokenizer, prompt, { cache, maxTokens });
+            const ids: number[] = [];
+            for await (const { id } of generation) ids.push(id);
+            return { ids, stored: window.xquant.storedBytes(generation.sequence.cache.bytes()) };
+          },
+          { cache, prompt: PROMPT, maxTokens: TOKENS },
+        ),
       );
-      expect(ids).toEqual(expected.get(cache));
+      expect(result.ids).toEqual(expected.get(cache));
+      expect(result.stored).toBeGreaterThan(0);
+      expect(milliseconds).toBeLessThan(50);
     });
 
-    it('goes on from a snapshot that Node wrote, and writes one', async () => {
-      const ids = await watched.page.evaluate(
-        async ({ bytes, maxTokens }) => {
+    it('goes on from a snapshot that Node wrote, and writes the same one', async () => {
+      const { ids, again } = await watched.page.evaluate(
+        async ({ base64, maxTokens }) => {
           const { generate, CachedSequence } = window.xquant;
           const { tokenizer } = window.loaded;
           const model = window.loaded.model as XQuant.RemoteModel;
-          const restored = await model.restoreSnapshot(Uint8Array.from(bytes));
+          const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+          const restored = await model.restoreSnapshot(bytes);
           const sequence = new CachedSequence(restored.cache, restored.tokens);
           const saved = await model.saveSnapshot(sequence, restored.pending);
-          if (saved.length !== bytes.length || !saved.every((byte, i) => byte === bytes[i])) {
-            throw new Error('the snapshot changed');
-          }
           const prompt = [...restored.tokens, ...restored.pending];
-          const generation = generate(model, tokenizer, prompt, { cache: sequence, maxTokens });
-          return (await generation.finish()).ids;
+          const { ids } = await generate(model, tokenizer, prompt, { cache: sequence, maxTokens }).finish();
+          return { ids, again: btoa(Array.from(saved, (byte) => String.fromCharCode(byte)).join('')) };
         },
-        { bytes: [...snapshot], maxTokens: TOKENS / 2 },
+        { base64: Buffer.from(snapshot).toString('base64'), maxTokens: TOKENS / 2 },
       );
+      expect(again === Buffer.from(snapshot).toString('base64')).toBe(true);
       expect(ids).toEqual(expected.get('xquant-cl:2?window=32')?.slice(TOKENS / 2));
     });
 
@@ -161,35 +165,29 @@ describe.skipIf(!ready)('the browser bundle', () => {
         const controller = new AbortController();
         const generation = generate(model, tokenizer, 'word '.repeat(600), { signal: controller.signal });
         setTimeout(() => controller.abort(new Error('enough')), 30);
-        const error = await generation.finish().catch((reason: Error) => reason.message);
+        const { message } = await window.caught(() => generation.finish());
         const { ids } = await generate(model, tokenizer, 'Once', { maxTokens: 2 }).finish();
-        return { error, ids: ids.length };
+        return { message, ids: ids.length };
       });
-      expect(outcome).toEqual({ error: 'enough', ids: 2 });
+      expect(outcome).toEqual({ message: 'enough', ids: 2 });
     });
 
     it('keeps classes and fields of errors', async () => {
       const outcome = await watched.page.evaluate(async () => {
+        const { caught } = window;
         const { CacheStateError, FormatError, ConfigError, loadModel } = window.xquant;
         const model = window.loaded.model as XQuant.RemoteModel;
-        const caught = async (run: () => unknown) => {
-          try {
-            await run();
-            return undefined;
-          } catch (error) {
-            return error;
-          }
-        };
-        const damaged = await caught(() => model.restoreSnapshot(new Uint8Array(100), 'mine'));
-        const config = await caught(() => model.createCache('xquant:5'));
-        const missing = (await caught(() => loadModel('models/none.gguf'))) as Error;
+        const damaged = (await caught(() => model.restoreSnapshot(new Uint8Array(100), 'mine'))).error;
+        const config = (await caught(() => model.createCache('xquant:5'))).error;
+        const missing = await caught(() => loadModel('models/none.gguf'));
         const head = await (
           await fetch('models/books-mha.gguf', { headers: { Range: 'bytes=0-999' } })
         ).blob();
-        const broken = (await caught(() => loadModel(head))) as Error;
+        const broken = await caught(() => loadModel(head));
+        const noWasm = await caught(() => loadModel('models/books-mha.gguf', { wasm: 'models/' }));
         const cache = model.createCache('kv?window=4');
         await model.forward([1, 2, 3, 4, 5, 6], cache);
-        const trim = await caught(() => cache.trim(3));
+        const trim = (await caught(() => cache.trim(3))).error;
         cache.trim(4);
         const after = await model.forward([5, 6], cache);
         return {
@@ -197,6 +195,7 @@ describe.skipIf(!ready)('the browser bundle', () => {
           config: config instanceof ConfigError,
           missing: [missing.name, missing.message],
           broken: broken.name,
+          noWasm: [noWasm.name, noWasm.message],
           trim: trim instanceof CacheStateError,
           after: [after.rows, cache.length],
         };
@@ -210,50 +209,119 @@ describe.skipIf(!ready)('the browser bundle', () => {
       });
       expect(outcome.missing[0]).toBe('LoadError');
       expect(outcome.missing[1]).toMatch(/404/);
-      // The one that is not there is a failed request, which the browser itself reports.
+      expect(outcome.noWasm[0]).toBe('KernelError');
+      expect(outcome.noWasm[1]).toMatch(/models\/[\w-]+\.wasm.*404/);
+      // What is not there is a failed request, which the browser itself reports.
       expect(watched.complaints.filter((each) => !/404/.test(each))).toEqual([]);
       watched.complaints.length = 0;
     });
 
-    it('did not block the page', async () => {
-      const gaps = await watched.page.evaluate(() => window.gaps);
-      const longest = Math.max(...gaps);
-      console.log(
-        `longest pause of the page (${isolated ? 'isolated' : 'not isolated'}): ${longest.toFixed(0)} ms`,
-      );
-    });
-
     it('loads again with the network cut', async () => {
-      const { page } = watched;
-      await page.goto(`${server.url}/test`);
-      await page.waitForFunction(() => window.xquant !== undefined);
+      await open();
       // The kernels are part of the application, not of the model: they are read before the cut.
       const wasm = readFileSync(`${root}dist/wasm/simd.wasm`).toString('base64');
       const before = server.requests.length;
       server.down = true;
       try {
-        const outcome = await page.evaluate(async (kernels) => {
+        const outcome = await watched.page.evaluate(async (kernels) => {
           const url = `data:application/wasm;base64,${kernels}`;
           const wasm = { simd: url, relaxed: url, 'simd-threads': url, 'relaxed-threads': url };
-          const started = performance.now();
-          const { model, tokenizer, file } = await window.xquant.loadModel('models/books-mha.gguf', {
+          const { model, tokenizer } = await window.xquant.loadModel('models/books-mha.gguf', {
             kernel: 'simd',
             threads: 1,
             wasm,
           });
           const { ids } = await window.xquant.generate(model, tokenizer, 'Once', { maxTokens: 3 }).finish();
-          const stored = await new window.xquant.OpfsStorage().list();
           await model.dispose();
-          return { ids: ids.length, name: file.name, stored, seconds: (performance.now() - started) / 1000 };
+          return ids.length;
         }, wasm);
-        expect(outcome.ids).toBe(3);
-        expect(outcome.stored).toHaveLength(1);
-        expect(outcome.stored[0].key).toBe(`${server.url}/models/books-mha.gguf`);
-        console.log(`load and three tokens from storage: ${outcome.seconds.toFixed(2)} s`);
+        expect(outcome).toBe(3);
         expect(server.requests.length).toBe(before);
       } finally {
         server.down = false;
       }
+      expect(watched.complaints).toEqual([]);
+    });
+
+    it('lists and deletes what is stored', async () => {
+      const { before, after } = await watched.page.evaluate(async () => {
+        const storage = new window.xquant.OpfsStorage();
+        const before = await storage.list();
+        await storage.delete(before[0].key);
+        return { before, after: await storage.list() };
+      });
+      expect(before).toHaveLength(1);
+      expect(before[0]).toMatchObject({
+        key: `${server.url}/models/books-mha.gguf`,
+        size: MODEL_BYTES,
+        ranges: [[0, MODEL_BYTES]],
+      });
+      expect(after).toEqual([]);
+    });
+
+    it('loads from the hub and from a File, and stops a load when it is told to', async () => {
+      const outcome = await watched.page.evaluate(async (hubUrl) => {
+        const { loadModel, OpfsStorage } = window.xquant;
+        const controller = new AbortController();
+        const stopped = await window.caught(() =>
+          loadModel('hf:owner/books/books-mha.gguf', {
+            hubUrl,
+            signal: controller.signal,
+            onProgress: ({ loadedBytes }) => loadedBytes > 1e6 && controller.abort(new Error('enough')),
+          }),
+        );
+        const fromHub = await loadModel('hf:owner/books', { hubUrl, kernel: 'simd' });
+        const bytes = await (await fetch('models/books-mha.gguf')).blob();
+        let steps = 0;
+        const fromFile = await loadModel(new File([bytes], 'mine.gguf'), {
+          kernel: 'simd',
+          onProgress: () => void steps++,
+        });
+        const names = [fromHub, fromFile].map(({ file }) => file.fingerprint);
+        for (const { model } of [fromHub, fromFile]) await model.dispose();
+        const stored = (await new OpfsStorage().list()).map(({ key }) => key);
+        await new OpfsStorage().delete();
+        return { stopped: stopped.message, names, steps, stored };
+      }, server.url);
+      expect(outcome.stopped).toBe('enough');
+      expect(outcome.names[0]).toBe(outcome.names[1]);
+      expect(outcome.steps).toBeGreaterThan(1);
+      expect(outcome.stored).toEqual([`${server.url}/owner/books/resolve/main/books-mha.gguf`]);
+    });
+
+    it('says so when there is no room to keep a model', async () => {
+      const { page, context } = watched;
+      const devtools = await context.newCDPSession(page);
+      const quota = (quotaSize?: number) =>
+        devtools.send('Storage.overrideQuotaForOrigin', { origin: server.url, quotaSize });
+      await quota(5_000_000);
+      const outcome = await page.evaluate(async () => {
+        const { loadModel, StorageError } = window.xquant;
+        const { error, message } = await window.caught(() => loadModel('models/books-mha.gguf'));
+        const { model } = await loadModel('models/books-mha.gguf', { storage: 'none' });
+        await model.dispose();
+        return { known: error instanceof StorageError && error.requestedBytes, message };
+      });
+      await quota();
+      expect(outcome.known).toBe(MODEL_BYTES);
+      expect(outcome.message).toMatch(
+        /books-mha\.gguf: there is no room to keep its 17\.3 MB.*: delete models/,
+      );
+      expect(watched.complaints).toEqual([]);
+    });
+
+    it('loads in a worker of the application', async () => {
+      const outcome = await watched.page.evaluate(
+        (message) =>
+          new Promise((resolve, reject) => {
+            const worker = new Worker('/worker.js', { type: 'module' });
+            worker.onmessage = ({ data }) => resolve(data);
+            worker.onerror = (event) => reject(new Error(event.message));
+            worker.postMessage({ ...message, url: new URL('/models/books-mha.gguf', document.baseURI).href });
+          }),
+        { prompt: PROMPT, options: { cache: 'kv', maxTokens: TOKENS } },
+      );
+      expect(outcome).toEqual({ ids: expected.get('kv'), remote: false });
       expect(watched.complaints).toEqual([]);
     });
   });

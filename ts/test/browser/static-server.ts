@@ -25,7 +25,7 @@ export interface StaticServer {
   readonly url: string;
   /** Path and bytes of each answer. */
   readonly requests: { path: string; bytes: number }[];
-  /** Pages that exist only in memory, by path. */
+  /** Answers that exist only in memory, by path. */
   readonly pages: Map<string, string>;
   /** While true, every connection is dropped: the network is cut. */
   down: boolean;
@@ -51,7 +51,7 @@ export async function serveFolders(
     }
     const page = pages.get(path);
     if (page !== undefined) {
-      response.writeHead(200, { 'Content-Type': TYPES['.html'] }).end(page);
+      response.writeHead(200, { 'Content-Type': TYPES[extname(path)] ?? TYPES['.html'] }).end(page);
       return;
     }
     const prefix = Object.keys(folders).find((each) => path.startsWith(each));
@@ -72,6 +72,7 @@ export async function serveFolders(
       'Content-Length': end - start,
       'Accept-Ranges': 'bytes',
       'Cache-Control': 'no-store',
+      ETag: `"${size}"`,
       ...(range ? { 'Content-Range': `bytes ${start}-${end - 1}/${size}` } : {}),
     });
     createReadStream(file as string, { start, end: Math.max(start, end - 1) }).pipe(response);
