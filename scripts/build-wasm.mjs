@@ -7,10 +7,10 @@
 
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { buildWasm, checksumsFile, formatChecksums, readChecksums } from './wasm-targets.mjs';
+import { buildWasmOnce, checksumsFile, formatChecksums, readChecksums } from './wasm-targets.mjs';
 
 const out = fileURLToPath(new URL('../dist/wasm', import.meta.url));
-const sums = await buildWasm(out);
+const sums = await buildWasmOnce(out);
 
 if (process.argv.includes('--update')) {
   writeFileSync(checksumsFile, formatChecksums(sums));

@@ -4,7 +4,7 @@
 
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -14,6 +14,38 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 export const checksumsFile = join(root, 'as', 'CHECKSUMS');
 
 const targets = Object.keys(JSON.parse(readFileSync(join(root, 'asconfig.json'), 'utf8')).targets);
+
+/**
+ * Builds every target of asconfig.json into a folder, or copies what an earlier build of the same sources left:
+ * the compiler takes half a minute, and the sources rarely change.
+ *
+ * @returns {Promise<Record<string, string>>} sha256 by file name
+ */
+export async function buildWasmOnce(folder) {
+  const kept = join(root, 'node_modules', '.cache', 'xquant-wasm', sourcesHash());
+  if (!existsSync(kept)) {
+    const unfinished = `${kept}.${process.pid}`;
+    await buildWasm(unfinished);
+    // Another build may have been quicker; its modules are the same.
+    if (!existsSync(kept)) renameSync(unfinished, kept);
+  }
+  mkdirSync(folder, { recursive: true });
+  const files = targets.map((target) => `${target}.wasm`).sort();
+  for (const file of files) copyFileSync(join(kept, file), join(folder, file));
+  return Object.fromEntries(files.map((file) => [file, sha256(readFileSync(join(folder, file)))]));
+}
+
+/** A hash of everything that decides what the compiler writes. */
+function sourcesHash() {
+  const compiler = readFileSync(join(root, 'node_modules', 'assemblyscript', 'package.json'));
+  const names = readdirSync(join(root, 'as')).filter((name) => name.endsWith('.ts'));
+  const sources = ['asconfig.json', ...names.sort().map((name) => join('as', name))];
+  return sha256(
+    [compiler, ...sources.map((name) => `${name}\n${readFileSync(join(root, name))}`)].join('\0'),
+  );
+}
+
+const sha256 = (data) => createHash('sha256').update(data).digest('hex');
 
 /**
  * Builds every target of asconfig.json into a folder.
@@ -29,9 +61,7 @@ export async function buildWasm(folder) {
     for (let target = queue.shift(); target; target = queue.shift()) {
       const file = `${target}.wasm`;
       await compile(target, join(folder, file));
-      sums[file] = createHash('sha256')
-        .update(readFileSync(join(folder, file)))
-        .digest('hex');
+      sums[file] = sha256(readFileSync(join(folder, file)));
     }
   };
   await Promise.all([worker(), worker()]);
