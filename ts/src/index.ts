@@ -18,6 +18,7 @@ export {
   namedShape,
   type ShapeName,
 } from './analysis/memory.js';
+export { BACKENDS, type BackendName, type BackendOptions, startModel } from './backends.js';
 export { ReferenceCache } from './cache/create.js';
 export { ComputedFactors, type FactorProgress, latentFactors } from './cache/factors.js';
 // Caches (XQuant §3).
@@ -51,6 +52,11 @@ export type {
   SealedBlock,
   StoredMatrix,
 } from './cache/types.js';
+// The engine.
+export { KERNEL_CHOICES, type KernelChoice, type WasmBinary, type WasmBuild } from './engine/load-wasm.js';
+export { KEY_WEIGHTS, type KeyWeights } from './engine/small-product.js';
+export { WasmCache } from './engine/wasm-cache.js';
+export { type WasmMemoryUse, WasmModel, type WasmModelOptions } from './engine/wasm-model.js';
 export * from './errors.js';
 export {
   CachedSequence,

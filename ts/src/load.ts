@@ -4,19 +4,14 @@
  * @module
  */
 
-import type { FactorProgress } from './cache/factors.js';
+import { type BackendOptions, startModel } from './backends.js';
 import { type LoadOptions, loadModelFile, type ModelSource } from './io/load-model.js';
 import type { ModelFile } from './io/model-file.js';
 import type { LanguageModel } from './model/language-model.js';
-import { ReferenceModel } from './model/transformer.js';
-import { referenceWeights } from './model/weights.js';
 import { Tokenizer } from './text/tokenizer.js';
 
 /** Options of {@link loadModel}. */
-export interface LoadModelOptions extends LoadOptions {
-  /** Called before each SVD that a latent cache needs and no file provided. */
-  readonly onFactor?: FactorProgress;
-}
+export interface LoadModelOptions extends LoadOptions, BackendOptions {}
 
 /** A model ready to run. */
 export interface LoadedModel {
@@ -27,13 +22,23 @@ export interface LoadedModel {
 }
 
 /**
- * Loads a model and its tokenizer.
+ * Loads a model and its tokenizer. The model runs on the engine unless `backend: 'reference'` is asked for.
  *
  * @param source an embedded model's name, a path, a URL, `hf:owner/repo[/file]`, a `Blob`, bytes or files
  * @throws {LoadError | FormatError | UnsupportedModelError | ShapeError | NumericError} names what is wrong
+ * @throws {ConfigError} if an option is outside its set, or is not for the backend
+ * @throws {KernelError} if the runtime has no WebAssembly SIMD, or a kernel binary is missing or damaged
+ * @throws {MemoryError} if the weights do not fit in the memory limit
+ *
+ * @example
+ * ```ts
+ * const { model, tokenizer } = await loadModel('books-mha', { threads: 2 });
+ * const { text } = await generate(model, tokenizer, 'Call me', { maxTokens: 20 }).finish();
+ * await model.dispose();
+ * ```
  */
 export async function loadModel(source: ModelSource, options: LoadModelOptions = {}): Promise<LoadedModel> {
   const { weights, ...file } = await loadModelFile(source, options);
-  const model = new ReferenceModel(file.config, referenceWeights(weights), options.onFactor);
+  const model = await startModel({ ...file, weights }, options);
   return { model, tokenizer: new Tokenizer(file.tokenizer), file };
 }

@@ -7,7 +7,6 @@
 
 export * from '../index.js';
 export { type BrowserLoadOptions, loadModel } from './load.js';
-export type { BackendChoice } from './protocol.js';
 export { RemoteCache, RemoteModel } from './remote-model.js';
 export {
   type ModelStorage,

@@ -4,26 +4,16 @@
  * @module
  */
 
-import type { FactorProgress } from '../cache/factors.js';
-import type { KernelChoice, LoadOptions as KernelOptions, WasmBuild } from '../engine/load-wasm.js';
+import { type BackendName, type BackendOptions, startModel } from '../backends.js';
+import type { WasmBuild } from '../engine/load-wasm.js';
 import { WasmModel } from '../engine/wasm-model.js';
-import { ConfigError } from '../errors.js';
 import { type LoadOptions, loadModelFile, type ModelSource } from '../io/load-model.js';
 import type { ModelFile } from '../io/model-file.js';
 import type { LanguageModel } from '../model/language-model.js';
-import { ReferenceModel } from '../model/transformer.js';
-import { referenceWeights } from '../model/weights.js';
-import type { BackendChoice } from './protocol.js';
 import { type ModelStorage, StoredFetch } from './storage.js';
 
 /** Options of {@link loadHere}. */
-export interface LoadHereOptions extends LoadOptions {
-  readonly backend?: BackendChoice;
-  readonly kernel?: KernelChoice;
-  readonly threads?: number;
-  readonly memoryLimit?: number;
-  readonly binary?: KernelOptions['binary'];
-  readonly onFactor?: FactorProgress;
+export interface LoadHereOptions extends LoadOptions, BackendOptions {
   /** Keeps what is downloaded; absent: nothing is kept. */
   readonly storage?: ModelStorage;
 }
@@ -32,7 +22,7 @@ export interface LoadHereOptions extends LoadOptions {
 export interface LoadedHere {
   readonly model: LanguageModel;
   readonly file: Omit<ModelFile, 'weights'>;
-  readonly backend: BackendChoice;
+  readonly backend: BackendName;
   readonly threads: number;
   readonly build?: WasmBuild;
 }
@@ -40,27 +30,18 @@ export interface LoadedHere {
 /**
  * Loads a model on this thread.
  *
- * @throws what `loadModelFile` and `WasmModel.load` throw
+ * @throws what `loadModelFile` and `startModel` throw
  * @throws {StorageError} if the model cannot be kept
  */
 export async function loadHere(source: ModelSource, options: LoadHereOptions = {}): Promise<LoadedHere> {
-  const { backend = 'wasm', storage, onFactor, kernel, threads, memoryLimit, binary, ...rest } = options;
-  if (backend !== 'wasm' && backend !== 'reference') {
-    throw new ConfigError('backend', backend, 'wasm or reference');
-  }
+  const { storage, ...rest } = options;
   const { weights, ...file } = await loadThrough(storage, source, rest);
-  if (backend === 'reference') {
-    const model = new ReferenceModel(file.config, referenceWeights(weights), onFactor);
-    return { model, file, backend, threads: 1 };
-  }
-  const model = await WasmModel.load(file.config, weights, {
-    kernel,
-    threads,
-    memoryLimit,
-    binary,
-    onFactor,
-  });
-  return { model, file, backend, threads: model.threads, build: model.build };
+  // Where the kernels are is always known, whether or not they will be asked for.
+  const binary = rest.backend === 'reference' ? undefined : rest.binary;
+  const model = await startModel({ ...file, weights }, { ...rest, binary });
+  return model instanceof WasmModel
+    ? { model, file, backend: model.backend, threads: model.threads, build: model.build }
+    : { model, file, backend: model.backend, threads: 1 };
 }
 
 async function loadThrough(

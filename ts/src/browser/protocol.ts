@@ -5,24 +5,24 @@
  * @module
  */
 
+import type { BackendName } from '../backends.js';
 import type { CacheRequest } from '../cache/presets.js';
 import type { CacheBytes, CacheOptions, FactoredMatrix } from '../cache/types.js';
 import type { KernelChoice, WasmBuild } from '../engine/load-wasm.js';
+import type { KeyWeights } from '../engine/small-product.js';
 import type { ModelFile } from '../io/model-file.js';
 import type { LoadProgress } from '../io/progress.js';
 import type { AttentionMode } from '../model/language-model.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { PortableError } from './errors.js';
 
-/** Implementation of a model. */
-export type BackendChoice = 'wasm' | 'reference';
-
 /** Options of a load that a worker can be told. */
 export interface RemoteLoadOptions {
-  readonly backend: BackendChoice;
+  readonly backend: BackendName;
   readonly kernel?: KernelChoice;
   readonly threads?: number;
   readonly memoryLimit?: number;
+  readonly keyWeights?: KeyWeights;
   /** Where the kernels are, by build. */
   readonly binaries: Readonly<Record<WasmBuild, string>>;
   readonly storage: 'opfs' | 'none';
@@ -42,7 +42,7 @@ export interface CacheReport {
 export interface Requests {
   load: [
     { source: string | Blob | ArrayBuffer | Uint8Array | readonly File[]; options: RemoteLoadOptions },
-    { file: Omit<ModelFile, 'weights'>; backend: BackendChoice; threads: number; build?: WasmBuild },
+    { file: Omit<ModelFile, 'weights'>; backend: BackendName; threads: number; build?: WasmBuild },
   ];
   createCache: [{ cache: number; request: CacheRequest | string }, CacheReport];
   clone: [{ cache: number; copy: number }, CacheReport];

@@ -6,6 +6,7 @@
  */
 
 import { cacheBytes } from '../analysis/memory.js';
+import type { BackendName } from '../backends.js';
 import type { FactorProgress } from '../cache/factors.js';
 import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
 import type { CacheBytes, CacheOptions, LayerCache, ModelCache } from '../cache/types.js';
@@ -19,7 +20,6 @@ import { assertTokens } from '../model/tokens.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { fromPortable } from './errors.js';
 import type {
-  BackendChoice,
   CacheReport,
   FromWorker,
   RemoteLoadOptions,
@@ -148,7 +148,7 @@ let nextCache = 1;
 /** A model in a worker. */
 export class RemoteModel implements LanguageModel {
   readonly config: ModelConfig;
-  readonly backend: BackendChoice;
+  readonly backend: BackendName;
   /** Threads that work on a pass. */
   readonly threads: number;
   /** The build of the kernels, if the engine runs. */

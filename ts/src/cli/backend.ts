@@ -1,33 +1,26 @@
 /**
- * From `--model` and `--backend` to a model that runs. The only file of the command line that knows which
- * implementations there are.
+ * From `--model` and `--backend` to a model that runs.
  *
  * @module
  */
 
+import { startModel } from '../backends.js';
 import type { KvquantCalibration } from '../cache/kvquant.js';
 import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
 import type { FactoredMatrix, LatentFactors, ModelCache } from '../cache/types.js';
+import { WasmModel } from '../engine/wasm-model.js';
 import { readCalibration } from '../io/kvquant-calibration.js';
 import { loadModelFile } from '../io/load-model.js';
-import type { ModelFile, ModelHeader } from '../io/model-file.js';
+import type { ModelHeader } from '../io/model-file.js';
 import { embeddedCalibrations } from '../io/node-calibration.js';
 import { type FactorName, factorsOfCache, readFactors } from '../io/svd-factors.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { pauseForEvents } from '../model/pause.js';
-import { ReferenceModel } from '../model/transformer.js';
-import { referenceWeights } from '../model/weights.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { usage } from './errors.js';
 import type { ModelOptions } from './options.js';
 import { withProgress } from './progress.js';
 import { readInput, type Terminal } from './terminal.js';
-
-/** Implementations that can be named; the first is the default. */
-export const BACKENDS = ['reference'] as const;
-
-/** One of {@link BACKENDS}. */
-export type BackendName = (typeof BACKENDS)[number];
 
 /** Factors of a model that are computed when first asked for. */
 interface FactorStore {
@@ -46,15 +39,6 @@ export interface OpenedModel {
   readonly tokenizer: Tokenizer;
   readonly factors: FactorStore;
 }
-
-const OPENERS: Readonly<
-  Record<BackendName, (file: ModelFile) => Promise<{ model: LanguageModel; factors: FactorStore }>>
-> = {
-  async reference(file) {
-    const model = new ReferenceModel(file.config, referenceWeights(file.weights));
-    return { model, factors: model.factors };
-  },
-};
 
 /**
  * Loads a model, uses it, and frees it however that ends.
@@ -85,7 +69,20 @@ async function openModel(options: ModelOptions, terminal: Terminal): Promise<Ope
   );
   const tokenizer = new Tokenizer(file.tokenizer);
   const { weights: _weights, fingerprint, ...header } = file;
-  return { ...(await OPENERS[options.backend](file)), header, fingerprint, tokenizer };
+  const model = await startModel(file, options);
+  return { model, factors: model.factors, header, fingerprint, tokenizer };
+}
+
+/** What runs a model, for reports. */
+export function runsOn(model: LanguageModel): {
+  backend: string;
+  kernel?: string;
+  threads?: number;
+  keyWeights?: string;
+} {
+  if (!(model instanceof WasmModel)) return { backend: model.backend };
+  const { backend, build, threads, keyWeights } = model;
+  return { backend, kernel: build, threads, keyWeights };
 }
 
 async function presetFactors(

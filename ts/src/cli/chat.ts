@@ -9,7 +9,7 @@ import type { Command } from 'commander';
 import { ConfigError } from '../errors.js';
 import { CachedSequence, generate } from '../generate.js';
 import { type ChatMessage, renderChat } from '../text/chat-template.js';
-import { createCache, type OpenedModel, withModel } from './backend.js';
+import { createCache, type OpenedModel, runsOn, withModel } from './backend.js';
 import { EXIT, formatError, Interruption, UsageError } from './errors.js';
 import { describe } from './generate.js';
 import {
@@ -190,7 +190,7 @@ class Conversation {
       yield text;
     }
     if (json) {
-      const result = { model: header.name, backend: model.backend, cache, ...generation.summary };
+      const result = { model: header.name, ...runsOn(model), cache, ...generation.summary };
       await write(stdout, `${JSON.stringify(result)}\n`, signal);
     } else await write(stdout, '\n', signal);
     if (verbose) await write(stderr, describe(generation, cache, this.#opened));

@@ -8,7 +8,7 @@ import type { Command } from 'commander';
 import { float16KeyValueBytes } from '../analysis/memory.js';
 import { storedBytes } from '../cache/stored-matrix.js';
 import { CachedSequence, type GeneratedToken, type Generation, generate } from '../generate.js';
-import { createCache, type OpenedModel, withModel } from './backend.js';
+import { createCache, type OpenedModel, runsOn, withModel } from './backend.js';
 import { UsageError, usage } from './errors.js';
 import { formatBytes } from './format.js';
 import {
@@ -151,7 +151,7 @@ function report(
   const stored = storedBytes(summary.cacheBytes);
   return {
     model: header.name,
-    backend: model.backend,
+    ...runsOn(model),
     cache: options.cache,
     seed: options.seed,
     prompt,
@@ -172,10 +172,12 @@ export function describe(generation: Generation, cache: string, { model }: Opene
   const rate = (tokens: number, seconds: number) =>
     seconds > 0 ? `${seconds.toFixed(1)} s, ${(tokens / seconds).toFixed(1)}/s` : '0 s';
   const reused = reusedTokens > 0 ? `, ${reusedTokens} of them cached` : '';
+  const { backend, kernel, threads = 1 } = runsOn(model);
+  const engine = kernel ? `${kernel}, ${threads} ${threads === 1 ? 'thread' : 'threads'}` : backend;
   const smaller = (float16KeyValueBytes(model.config, length) / stored).toFixed(1);
   return (
     `prompt ${promptTokens} tokens${reused} (${rate(promptTokens - reusedTokens, prefillSeconds)}), ` +
     `generated ${generatedTokens} (${rate(generatedTokens, generateSeconds)}), ended: ${summary.stopReason}, ` +
-    `cache ${cache}: ${length} tokens in ${formatBytes(stored)}, ${smaller}x smaller than f16 KV\n`
+    `cache ${cache}: ${length} tokens in ${formatBytes(stored)}, ${smaller}x smaller than f16 KV, ${engine}\n`
   );
 }

@@ -5,10 +5,12 @@
  */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { BACKENDS, type BackendName } from '../backends.js';
 import { CACHE_VARIANTS, cacheOptionNames, parseCacheSpec } from '../cache/presets.js';
+import { KERNEL_CHOICES, type KernelChoice } from '../engine/load-wasm.js';
+import { KEY_WEIGHTS, type KeyWeights } from '../engine/small-product.js';
 import { DEFAULT_CACHE } from '../generate.js';
 import { assertSamplingOptions, type SamplingOptions } from '../sampling.js';
-import { BACKENDS, type BackendName } from './backend.js';
 import { UsageError, usage } from './errors.js';
 
 /** The model that is used unless another one is named. */
@@ -29,6 +31,10 @@ export interface OutputOptions {
 export interface ModelOptions extends CommonOptions {
   readonly model: string;
   readonly backend: BackendName;
+  readonly threads?: number;
+  readonly kernel?: KernelChoice;
+  readonly memoryLimit?: number;
+  readonly keyWeights?: KeyWeights;
   readonly svd?: string;
 }
 
@@ -70,9 +76,28 @@ export function addModelOption(command: Command): Command {
 export function addRunOptions(command: Command): Command {
   return addModelOption(command)
     .addOption(
-      new Option('--backend <name>', 'implementation that runs the model')
+      new Option('--backend <name>', 'wasm: the engine; reference: the definition in TypeScript, slow')
         .choices(BACKENDS)
         .default(BACKENDS[0]),
+    )
+    .option('--threads <count>', 'of the engine (default: physical cores)', parsePositive)
+    .addOption(
+      new Option(
+        '--kernel <set>',
+        'instructions of the engine (default: auto, relaxed SIMD where the runtime has it)',
+      ).choices(KERNEL_CHOICES),
+    )
+    .addOption(
+      new Option(
+        '--memory-limit <size>',
+        'most memory the engine may take, in bytes or as 512M or 1.5G (default: 4G)',
+      ).argParser(parseByteSize),
+    )
+    .addOption(
+      new Option(
+        '--key-weights <precision>',
+        'of the weights that rematerialize keys: as the file has them, or in 8 bits (default: exact)',
+      ).choices(KEY_WEIGHTS),
     )
     .option('--svd <file>', 'factors for the latent forms, from "xquant svd"; computed if not given');
 }
@@ -170,6 +195,17 @@ export function parsePositive(text: string): number {
     throw new InvalidArgumentError('It must be a positive integer.');
   }
   return value;
+}
+
+/** A number of bytes, with or without K, M or G of 1024 (also KB or KiB). */
+export function parseByteSize(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(?:([KMG])(?:i?B)?|B)?$/i.exec(text);
+  const power = match?.[2] === undefined ? 0 : 1 + 'KMG'.indexOf(match[2].toUpperCase());
+  const bytes = match ? Math.floor(Number(match[1]) * 1024 ** power) : 0;
+  if (!Number.isSafeInteger(bytes) || bytes < 1) {
+    throw new InvalidArgumentError('It must be a size like 800000000, 512M or 1.5G.');
+  }
+  return bytes;
 }
 
 /** Appends to the values given before: for options that can be repeated. */

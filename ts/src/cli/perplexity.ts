@@ -13,7 +13,7 @@ import {
   type PerplexityMode,
   type PerplexityReport,
 } from '../perplexity.js';
-import { prepareCaches, withModel } from './backend.js';
+import { prepareCaches, runsOn, withModel } from './backend.js';
 import { formatTable } from './format.js';
 import {
   addCacheListOption,
@@ -104,7 +104,7 @@ async function runPerplexity(options: PerplexityCommandOptions, terminal: Termin
       return;
     }
     for (const result of report.caches) {
-      await output.json({ model: opened.header.name, backend: opened.model.backend, ...result });
+      await output.json({ model: opened.header.name, ...runsOn(opened.model), ...result });
     }
   });
   await output.close();

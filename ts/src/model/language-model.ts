@@ -79,4 +79,6 @@ export interface LanguageModel {
   forward(tokens: ArrayLike<number>, cache: ModelCache, options?: ForwardOptions): Promise<Matrix>;
   /** Gives memory back; the model cannot be used afterwards. */
   dispose(): void | Promise<void>;
+  /** The same, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void>;
 }

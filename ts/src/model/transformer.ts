@@ -91,7 +91,7 @@ export class ReferenceModel implements LanguageModel {
     this.#weights = undefined;
   }
 
-  [Symbol.dispose](): void {
+  async [Symbol.asyncDispose](): Promise<void> {
     this.dispose();
   }
 

@@ -30,6 +30,7 @@ function speaking(text: string, end = true): LanguageModel {
       return logits;
     },
     dispose() {},
+    async [Symbol.asyncDispose]() {},
   };
 }
 

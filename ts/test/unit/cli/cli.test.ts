@@ -2,14 +2,13 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { BACKENDS } from '../../../src/backends.js';
 import { Interruption } from '../../../src/cli/errors.js';
 import { generate } from '../../../src/generate.js';
 import { loadModelFile } from '../../../src/io/load-model.js';
 import { readSafetensors } from '../../../src/io/safetensors.js';
-import { ReferenceModel } from '../../../src/model/transformer.js';
-import { referenceWeights } from '../../../src/model/weights.js';
+import { loadModel } from '../../../src/load.js';
 import { measurePerplexity } from '../../../src/perplexity.js';
-import { Tokenizer } from '../../../src/text/tokenizer.js';
 import { tinyModelGguf } from '../../helpers/gguf-writer.js';
 import { runInProcess } from '../../helpers/run-cli.js';
 
@@ -56,31 +55,22 @@ async function json(args: string[], stdin = ''): Promise<Record<string, any>[]> 
     .map((line) => JSON.parse(line));
 }
 
-async function load(path: string) {
-  const file = await loadModelFile(path);
-  const reference = new ReferenceModel(file.config, referenceWeights(file.weights));
-  return { file, reference, tokenizer: new Tokenizer(file.tokenizer) };
-}
-
 describe('generate', () => {
   const args = (...more: string[]) => ['generate', 'in the', '-m', model, '-n', '12', ...more];
 
-  it('prints what the library generates, and nothing else', async () => {
-    const { reference, tokenizer } = await load(model);
+  it.each(BACKENDS)('prints what the library generates, and nothing else (%s)', async (backend) => {
+    const { model: own, tokenizer } = await loadModel(model, { backend });
     const options = { temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05, seed: 7 };
     for (const cache of ['kv', 'xquant-cl:2@tuned']) {
-      const { text: expected } = await generate(reference, tokenizer, 'in the', {
+      const { text: expected } = await generate(own, tokenizer, 'in the', {
         ...options,
         cache,
         maxTokens: 12,
       }).finish();
-      const { code, stdout, stderr } = await runInProcess(args('--seed', '7', '--cache', cache));
-      expect({ code, stdout, stderr }).toEqual({
-        code: 0,
-        stdout: expected.replace(/\n?$/, '\n'),
-        stderr: '',
-      });
+      const run = await runInProcess(args('--seed', '7', '--cache', cache, '--backend', backend));
+      expect(run).toEqual({ code: 0, stdout: expected.replace(/\n?$/, '\n'), stderr: '' });
     }
+    await own.dispose();
   });
 
   it('reads the prompt from stdin, without the line break at its end', async () => {
@@ -95,13 +85,41 @@ describe('generate', () => {
     const lines = await json(args('--logprobs', '2', '--cache', 'xquant:4', '--seed', '3'));
     expect(lines).toHaveLength(1);
     const [result] = lines;
-    expect(result).toMatchObject({ cache: 'xquant:4', backend: 'reference', seed: 3, generatedTokens: 12 });
+    expect(result).toMatchObject({ cache: 'xquant:4', backend: 'wasm', seed: 3, generatedTokens: 12 });
     expect(result.stopReason).toBe('maxTokens');
     expect(result.cachedTokens).toBe(result.promptTokens + 11);
     expect(result.tokens.map((token: { text: string }) => token.text).join('')).toBe(result.text);
     for (const token of result.tokens) {
       expect(token.topLogprobs).toHaveLength(2);
       expect(token.logprob).toBeLessThanOrEqual(token.topLogprobs[0].logprob);
+    }
+  });
+
+  it('runs on the engine unless told otherwise, with the threads and kernels asked for', async () => {
+    const [engine] = await json(args('--threads', '2', '--kernel', 'simd', '--key-weights', 'int8'));
+    expect(engine).toMatchObject({
+      backend: 'wasm',
+      kernel: 'simd-threads',
+      threads: 2,
+      keyWeights: 'int8',
+    });
+    const [reference] = await json(args('--backend', 'reference'));
+    expect(reference).toMatchObject({ backend: 'reference' });
+    expect(reference.kernel).toBeUndefined();
+  });
+
+  it('refuses options of the engine that make no sense, and memory that is too small', async () => {
+    for (const [options, code, message] of [
+      [['--threads', '0'], 2, /positive integer/],
+      [['--threads', '65'], 2, /"threads" must be an integer from 1 to 64/],
+      [['--kernel', 'avx'], 2, /auto/],
+      [['--memory-limit', '12 apples'], 2, /size like/],
+      [['--backend', 'reference', '--threads', '2'], 2, /"threads" must be absent/],
+      [['--memory-limit', '256K'], 1, /do not fit in the limit of 262144 bytes/],
+    ] as const) {
+      const run = await runInProcess(args(...options));
+      expect(run).toMatchObject({ code, stdout: '' });
+      expect(run.stderr).toMatch(message);
     }
   });
 
@@ -155,11 +173,11 @@ describe('generate', () => {
 describe('perplexity', () => {
   const args = () => ['perplexity', '-m', model, '--text', text, '--window-size', '100', '--windows', '2'];
 
-  it('prints one object for each cache, as the library measures it', async () => {
+  it.each(BACKENDS)('prints one object for each cache, as the library measures it (%s)', async (backend) => {
     const caches = ['kv', 'xquant:4?window=16', 'xquant-cl:2@paper?window=16&form=x'];
-    const results = await json([...args(), '--cache', caches.join(',')]);
-    const { reference, tokenizer } = await load(model);
-    const report = await measurePerplexity(reference, tokenizer.encode(TEXT), {
+    const results = await json([...args(), '--cache', caches.join(','), '--backend', backend]);
+    const { model: own, tokenizer } = await loadModel(model, { backend });
+    const report = await measurePerplexity(own, tokenizer.encode(TEXT), {
       caches,
       windowSize: 100,
       windows: 2,
@@ -169,8 +187,14 @@ describe('perplexity', () => {
       const { seconds: _seconds, ...expected } = report.caches[i];
       expect(result).toMatchObject(JSON.parse(JSON.stringify(expected)));
       expect(result.seconds).toBeGreaterThan(0);
-      expect(result).toMatchObject({ windows: 2, tokens: 198, baseline: report.baseline.perplexity });
+      expect(result).toMatchObject({
+        backend,
+        windows: 2,
+        tokens: 198,
+        baseline: report.baseline.perplexity,
+      });
     }
+    await own.dispose();
   });
 
   it('prints a table for people', async () => {
@@ -246,7 +270,7 @@ describe('svd', () => {
     const [written] = await json(['svd', '-m', model, '-o', file]);
     expect(written).toMatchObject({ file, bytes: readFileSync(file).length });
     const { metadata, tensors } = readSafetensors(readFileSync(file), file);
-    expect(metadata.model).toBe((await load(model)).file.fingerprint);
+    expect(metadata.model).toBe((await loadModelFile(model)).fingerprint);
     expect(tensors.size).toBe(2 * written.matrices.length);
 
     const run = ['generate', 'in the', '-m', model, '-n', '8', '--cache', 'xquant:2?window=2&group=2'];
