@@ -1,0 +1,71 @@
+/**
+ * The little that is needed instead of a framework.
+ *
+ * @module
+ */
+
+/**
+ * The element with an id.
+ *
+ * @throws {Error} if the page has none of that kind
+ */
+export function byId<T extends HTMLElement>(id: string, kind: new () => T): T {
+  const element = document.getElementById(id);
+  if (!(element instanceof kind)) throw new Error(`the page has no ${kind.name} "${id}"`);
+  return element;
+}
+
+/** Makes an element. Strings become text, never markup. */
+export function make<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  attributes: Readonly<Record<string, string>> = {},
+  ...children: readonly (Node | string)[]
+): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/** `1.23 MB`, with decimal prefixes. */
+export function formatBytes(bytes: number): string {
+  const units = ['bytes', 'kB', 'MB', 'GB', 'TB'];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
+}
+
+/** `2,281`, or in thousands from 10,000 on. */
+export function formatCount(count: number): string {
+  return Math.round(count).toLocaleString('en');
+}
+
+/** A table with a heading for each row, in a region that scrolls. */
+export function table(
+  caption: string,
+  heads: readonly string[],
+  rows: readonly (readonly (Node | string)[])[],
+): HTMLElement {
+  const head = make('tr', {}, ...heads.map((text) => make('th', { scope: 'col' }, text)));
+  const body = rows.map(([first, ...rest]) =>
+    make(
+      'tr',
+      {},
+      make('th', { scope: 'row' }, first),
+      ...rest.map((cell) => make('td', typeof cell === 'string' ? {} : { class: 'wide-cell' }, cell)),
+    ),
+  );
+  const content = make(
+    'table',
+    {},
+    make('caption', {}, caption),
+    make('thead', {}, head),
+    make('tbody', {}, ...body),
+  );
+  // Wider than a phone: it scrolls by itself, and by keyboard.
+  return make('div', { class: 'scroll', role: 'region', tabindex: '0', 'aria-label': caption }, content);
+}

@@ -1,0 +1,133 @@
+/**
+ * A text that grows in the worker: one lane.
+ *
+ * This is not `generate`, because two lanes take turns token by token, and because the loss of the prompt is
+ * counted, which needs the logits of all its tokens.
+ *
+ * @module
+ */
+
+import { float16KeyValueBytes } from '../../ts/src/analysis/memory.js';
+import { type CachedSequence, PREFILL_CHUNK, type StreamingDecoder } from '../../ts/src/generate.js';
+import type { LanguageModel } from '../../ts/src/model/language-model.js';
+import { row } from '../../ts/src/numerics/matrix.js';
+import { logSumExp, Sampler } from '../../ts/src/sampling.js';
+import type { Tokenizer } from '../../ts/src/text/tokenizer.js';
+import { disposeCache } from './inspect.js';
+import type { LaneReport, RunOptions } from './protocol.js';
+
+/** Above this, the loss of the prompt is not computed: it needs the logits of all its tokens. */
+const LOGITS_LIMIT_BYTES = 64 * 2 ** 20;
+
+/** A model and what belongs to it. */
+export interface LoadedModel {
+  readonly model: LanguageModel;
+  readonly tokenizer: Tokenizer;
+  readonly fingerprint: string;
+}
+
+/** See the module. */
+export class TextLane {
+  readonly sequence: CachedSequence;
+  readonly #loaded: LoadedModel;
+  readonly #sampler: Sampler;
+  readonly #decoder: StreamingDecoder;
+  readonly #history: number[];
+  #logits: Float32Array | undefined;
+  #waiting: number[];
+  #lossSum = 0;
+  #lossTokens = 0;
+  #generated = 0;
+  #seconds = 0;
+  #stopped: string | undefined;
+
+  /** @param waiting ids that have not been run */
+  constructor(
+    loaded: LoadedModel,
+    sequence: CachedSequence,
+    waiting: readonly number[],
+    options: RunOptions,
+  ) {
+    const { seed, temperature } = options;
+    this.#loaded = loaded;
+    this.sequence = sequence;
+    this.#waiting = [...waiting];
+    this.#history = [...sequence.tokens, ...waiting];
+    this.#sampler = new Sampler({ seed, temperature, topK: 40, topP: 0.95, minP: 0.05 });
+    this.#decoder = loaded.tokenizer.createDecoder(this.#history);
+  }
+
+  /** Ids that follow what the cache holds. */
+  get pending(): readonly number[] {
+    return this.#waiting;
+  }
+
+  get stopped(): boolean {
+    return this.#stopped !== undefined;
+  }
+
+  /** Runs what has not been run. */
+  async catchUp(signal: AbortSignal): Promise<void> {
+    const { model } = this.#loaded;
+    const { vocabSize } = model.config;
+    while (this.#waiting.length > 0) {
+      const chunk = this.#waiting.slice(0, PREFILL_CHUNK);
+      const all = chunk.length > 1 && chunk.length * vocabSize * 4 <= LOGITS_LIMIT_BYTES;
+      const logits = await this.sequence.run(model, chunk, { logits: all ? 'all' : 'last', signal });
+      this.#waiting = this.#waiting.slice(chunk.length);
+      if (all) {
+        for (let t = 0; t + 1 < chunk.length; t++) {
+          const each = row(logits, t);
+          this.#lossSum += logSumExp(each) - each[chunk[t + 1]];
+          this.#lossTokens++;
+        }
+      }
+      this.#logits = row(logits, logits.rows - 1);
+    }
+  }
+
+  /** Chooses one token and runs it when the next is asked for. */
+  async step(lane: number, last: boolean, signal: AbortSignal): Promise<LaneReport> {
+    const started = performance.now();
+    await this.catchUp(signal);
+    const { tokenizer, model } = this.#loaded;
+    const token = this.#sampler.sample(this.#logits as Float32Array, this.#history);
+    this.#history.push(token.id);
+    this.#waiting = [token.id];
+    this.#generated++;
+    this.#lossSum -= token.logprob;
+    this.#lossTokens++;
+    if (tokenizer.eosTokenIds.includes(token.id)) this.#stopped = 'the model ended the text';
+    else if (this.sequence.tokens.length + 1 >= model.config.maxPositionEmbeddings) {
+      this.#stopped = 'the context of the model is full';
+    } else if (last) this.#stopped = 'all tokens generated';
+    let text = tokenizer.eosTokenIds.includes(token.id) ? '' : this.#decoder.push(token.id);
+    if (this.#stopped !== undefined) text += this.#decoder.flush();
+    this.#seconds += (performance.now() - started) / 1000;
+    return { ...this.report(lane), text, id: token.id };
+  }
+
+  report(lane: number): LaneReport {
+    const { cache } = this.sequence;
+    return {
+      lane,
+      text: '',
+      generated: this.#generated,
+      length: cache.length,
+      bytes: cache.bytes(),
+      float16Bytes: float16KeyValueBytes(this.#loaded.model.config, cache.length),
+      seconds: this.#seconds,
+      loss: this.#lossTokens > 0 ? this.#lossSum / this.#lossTokens : Number.NaN,
+      stopped: this.#stopped,
+    };
+  }
+
+  /** Starts the clock again, after the prompt. */
+  resetClock(): void {
+    this.#seconds = 0;
+  }
+
+  dispose(): void {
+    disposeCache(this.sequence.cache);
+  }
+}

@@ -1,0 +1,232 @@
+/**
+ * The explorer's worker: holds the model and the lanes and does all the work, so that the page never waits.
+ *
+ * @module
+ */
+
+import { toPortable } from '../../ts/src/browser/errors.js';
+import { type LoadHereOptions, loadHere } from '../../ts/src/browser/load-here.js';
+import { OpfsStorage, StorageError } from '../../ts/src/browser/storage.js';
+import { resolveCacheOptions } from '../../ts/src/cache/presets.js';
+import type { ModelCache } from '../../ts/src/cache/types.js';
+import { ConfigError, DisposedError } from '../../ts/src/errors.js';
+import { CachedSequence } from '../../ts/src/generate.js';
+import { restoreSnapshot, writeSnapshot } from '../../ts/src/io/snapshot.js';
+import { measurePerplexity } from '../../ts/src/perplexity.js';
+import { Tokenizer } from '../../ts/src/text/tokenizer.js';
+import { disposeCache, LayerInspector } from './inspect.js';
+import type {
+  Activity,
+  FromWorker,
+  LaneStart,
+  LoadedInfo,
+  RequestName,
+  Requests,
+  ToWorker,
+} from './protocol.js';
+import { type LoadedModel, TextLane } from './text-lane.js';
+
+/** Tokens of a text that is measured: enough for two blocks and a wait of seconds. */
+const PERPLEXITY_TOKENS = 512;
+
+const send = (message: FromWorker, transfer: Transferable[] = []) =>
+  (globalThis as unknown as Worker).postMessage(message, transfer);
+
+let loaded: LoadedModel | undefined;
+let inspector: LayerInspector | undefined;
+/** Says what is being done; of the request that runs. */
+let tellNow: (activity: Activity) => void = () => undefined;
+const lanes: (TextLane | undefined)[] = [];
+/** Sequences from snapshots, by lane, until a run takes them. */
+const restored: ({ sequence: CachedSequence; pending: readonly number[]; cache: string } | undefined)[] = [];
+
+type Handler<Name extends RequestName> = (
+  body: Requests[Name][0],
+  tell: (activity: Activity) => void,
+  signal: AbortSignal,
+) => Promise<Requests[Name][1]> | Requests[Name][1];
+
+const handlers: { readonly [Name in RequestName]: Handler<Name> } = {
+  async load({ source, storage }, tell, signal) {
+    forget();
+    tell({ kind: 'doing', what: 'Opening the model' });
+    const options: LoadHereOptions = {
+      signal,
+      onProgress: (progress) => tell({ kind: 'loading', progress }),
+      onFactor: (layer) =>
+        tellNow({ kind: 'doing', what: `Decomposing key and value weights of layer ${layer}, once` }),
+    };
+    let storageNote = '';
+    let from: Awaited<ReturnType<typeof loadHere>>;
+    try {
+      from = await loadHere(source, {
+        ...options,
+        storage: storage === 'opfs' ? new OpfsStorage() : undefined,
+      });
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error;
+      // Not being kept is no reason not to run, but one to say so.
+      storageNote = error.message;
+      from = await loadHere(source, options);
+    }
+    tell({ kind: 'doing', what: 'Building the tokenizer' });
+    const { model, file, threads, build } = from;
+    loaded = { model, tokenizer: new Tokenizer(file.tokenizer), fingerprint: file.fingerprint };
+    const { name, config, parameterCount } = file;
+    return {
+      name,
+      config,
+      parameterCount,
+      threads,
+      build: build ?? 'reference',
+      storageNote,
+    } satisfies LoadedInfo;
+  },
+
+  async run({ prompt, lanes: starts, options }, tell, signal) {
+    const own = required();
+    const ids = Array.from(own.tokenizer.encode(prompt));
+    if (ids.length === 0) throw new ConfigError('prompt', prompt, 'at least one token');
+    for (const [index, start] of starts.entries()) {
+      const sequence = startOf(index, start, own);
+      lanes[index]?.dispose();
+      lanes[index] = new TextLane(own, sequence.sequence, sequence.pending ?? ids, options);
+    }
+    const running = starts.map((_, index) => lanes[index] as TextLane);
+    for (const [index, lane] of running.entries()) {
+      const count = lane.pending.length;
+      tell({ kind: 'doing', what: `Lane ${index + 1}: reading ${count} token${count === 1 ? '' : 's'}` });
+      await lane.catchUp(signal);
+      lane.resetClock();
+      tell({ kind: 'lane', report: lane.report(index) });
+    }
+    // One token in each lane in turn, so that they can be compared while they grow.
+    for (let step = 1; step <= options.maxTokens; step++) {
+      for (const [index, lane] of running.entries()) {
+        signal.throwIfAborted();
+        if (lane.stopped) continue;
+        tell({ kind: 'lane', report: await lane.step(index, step === options.maxTokens, signal) });
+      }
+      if (step % 8 === 0) await new Promise((resolve) => setTimeout(resolve, 0)); // so that "stop" is heard
+    }
+    return undefined;
+  },
+
+  inspect({ text, cache, layer }, tell, signal) {
+    const { model, tokenizer } = required();
+    inspector ??= new LayerInspector(model);
+    const tokens = Array.from(tokenizer.encode(text));
+    return inspector.inspect(tokens, cache, layer, signal, (what) => tell({ kind: 'doing', what }));
+  },
+
+  async perplexity({ text, caches }, tell, signal) {
+    const { model, tokenizer } = required();
+    const ids = Array.from(tokenizer.encode(text)).slice(0, PERPLEXITY_TOKENS);
+    if (ids.length < 2) throw new ConfigError('text', text, 'at least two tokens');
+    const report = await measurePerplexity(model, ids, {
+      caches: [...caches],
+      windowSize: Math.min(ids.length, model.config.maxPositionEmbeddings),
+      windows: 1,
+      signal,
+      onProgress: (done, total) => tell({ kind: 'measuring', done, total }),
+    });
+    return report.caches;
+  },
+
+  save({ lane: index }) {
+    const lane = lanes[index];
+    if (!lane) throw new ConfigError('lane', index + 1, 'one that has a text');
+    const { cache, tokens } = lane.sequence;
+    const content = { cache, tokens, pending: lane.pending, fingerprint: required().fingerprint };
+    return writeSnapshot(content) as Uint8Array<ArrayBuffer>;
+  },
+
+  restore({ lane: index, bytes, name }) {
+    const own = required();
+    const { cache, tokens, pending } = restoreSnapshot(bytes, name, own);
+    const before = restored[index];
+    if (before) disposeCache(before.sequence.cache);
+    const sequence = new CachedSequence(cache, tokens);
+    restored[index] = { sequence, pending, cache: cache.options.variant };
+    const text = own.tokenizer.decode([...tokens, ...pending]);
+    return { cache: describe(cache), text, length: cache.length };
+  },
+};
+
+/** Where a lane starts: with an empty cache, or with that of its snapshot. */
+function startOf(
+  index: number,
+  { cache, resume }: LaneStart,
+  own: LoadedModel,
+): { sequence: CachedSequence; pending?: readonly number[] } {
+  const from = restored[index];
+  if (!resume || !from) {
+    resolveCacheOptions(cache, own.model.config); // says what is wrong before anything is thrown away
+    return { sequence: new CachedSequence(own.model.createCache(cache)) };
+  }
+  restored[index] = undefined;
+  if (from.pending.length > 0) return from;
+  // The last token has to run again to say what follows it.
+  const prompt = [...from.sequence.tokens];
+  const kept = from.sequence.keepPrefix(prompt);
+  return { sequence: from.sequence, pending: prompt.slice(kept) };
+}
+
+/** The cache argument that makes such a cache, as far as it matters to a reader. */
+function describe({ options }: ModelCache): string {
+  const { variant, bits, range } = options;
+  if (variant === 'kv') return variant;
+  const preset = variant === 'kivi' ? '' : `@${range === 'mse' ? 'tuned' : 'paper'}`;
+  return `${variant}:${bits}${preset}`;
+}
+
+function required(): LoadedModel {
+  if (!loaded) throw new DisposedError('model');
+  return loaded;
+}
+
+function forget(): void {
+  for (const lane of lanes) lane?.dispose();
+  for (const each of restored) if (each) disposeCache(each.sequence.cache);
+  inspector?.dispose();
+  inspector = undefined;
+  lanes.length = 0;
+  restored.length = 0;
+  void loaded?.model.dispose();
+  loaded = undefined;
+}
+
+const running = new Map<number, AbortController>();
+let last: Promise<unknown> = Promise.resolve();
+
+globalThis.onmessage = ({ data }: MessageEvent<ToWorker>) => {
+  if (data.kind === 'stop') {
+    running.get(data.id)?.abort();
+    return;
+  }
+  const { id, name, body } = data;
+  const controller = new AbortController();
+  running.set(id, controller);
+  const tell = (activity: Activity) => send({ kind: 'activity', id, activity });
+  last = last.then(async () => {
+    tellNow = tell;
+    try {
+      const handle = handlers[name] as Handler<RequestName>;
+      const result = await handle(body as never, tell, controller.signal);
+      send({ kind: 'done', id, body: result }, buffersOf(result));
+    } catch (error) {
+      send({ kind: 'failed', id, error: toPortable(error) });
+    } finally {
+      running.delete(id);
+    }
+  });
+};
+
+/** Large results are handed over, not copied. */
+function buffersOf(result: unknown): Transferable[] {
+  if (result instanceof Uint8Array) return [result.buffer];
+  const views = (result as { views?: readonly Record<string, unknown>[] } | undefined)?.views ?? [];
+  return views.flatMap((view) =>
+    Object.values(view).flatMap((value) => (ArrayBuffer.isView(value) ? [value.buffer as ArrayBuffer] : [])),
+  );
+}
