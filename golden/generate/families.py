@@ -7,12 +7,13 @@ from the case's own data by the functions below; none was adjusted to make a com
 from __future__ import annotations
 
 import math
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,7 @@ class Context:
     models: dict[str, M.Model]  # 'mha', 'gqa'
     windows: Tensor  # i64 [windows, 2048]
     taps: dict[str, dict[int, tuple[Tensor, Tensor]]]  # model -> layer -> (x, normalized), f32 [256, hiddenSize]
+    pending: dict[str, list[tuple[str, str, Future]]] = field(default_factory=dict)  # family -> runs of (model, cache)
 
     def generator(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + sum(ord(c) * 31**i for i, c in enumerate(name)) % 2**31)
@@ -391,7 +393,7 @@ def far_from_f16_ties(row: Tensor) -> bool:
 def layer_family(c: Context) -> Iterator[Case]:
     hidden_size, ff, tokens = 64, 96, 128
     for spec, heads, kv_heads, layout in (
-        ("kv", 2, 2, "half"), ("kivi:4", 2, 2, "half"), ("kivi:2", 4, 1, "interleaved"), ("xquant:4@paper", 2, 2, "half"),
+        ("kv", 2, 2, "half"), ("kivi:4", 2, 2, "half"), ("kivi:2", 4, 2, "interleaved"), ("xquant:4@paper", 2, 2, "half"),
         ("xquant:2@tuned", 2, 2, "interleaved"), ("xquant:3@paper", 4, 2, "half"), ("xquant:2@tuned", 4, 2, "interleaved"),
         ("xquant:4@paper?form=x", 4, 2, "half"), ("xquant-cl:2@tuned", 2, 2, "half"),
     ):
@@ -425,11 +427,9 @@ def layer_family(c: Context) -> Iterator[Case]:
 
 SPECS = ("kv", "kivi:4", "kivi:2", "xquant:4@paper", "xquant:2@tuned", "xquant-cl:2@paper", "xquant-cl:2@tuned")
 GQA_MORE = ("xquant:4@paper?form=x", "xquant-cl:2@tuned?form=x")
+GENERATED = 64
 JITTERS = 2
 SPREAD = 8  # times the largest change seen under jitter
-
-
-# Decoding is bound by launches, not by the GPU, so cases run side by side in processes of their own.
 WORKERS = 8
 PROMPTS = ((300, 200), (4100, 264), (7000, 160), (9500, 300), (12000, 176), (2000, 184), (14000, 232))  # start, length
 
@@ -438,67 +438,72 @@ def file_name(spec: str) -> str:
     return "".join("-" if ch in "@?=" else ch for ch in spec.replace(":", ""))
 
 
-def each_model_and_cache(c: Context) -> Iterator[tuple[str, str]]:
-    for which in c.models:
-        for spec in SPECS + (GQA_MORE if which == "gqa" else ()):
-            yield which, spec
-
-
-def side_by_side(c: Context, task, count: int = 64):
-    """task(path of the model, cache, windows, device, count) for each model and cache; results in order."""
-    workers = WORKERS if c.device == "cuda" else 1
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        windows = c.windows.cpu()
-        pending = [(which, spec, pool.submit(task, c.models[which].path, spec, windows, c.device, count)) for which, spec in each_model_and_cache(c)]
-        for which, spec, future in pending:
-            yield which, spec, future.result()
-
-
-def decode_task(path: Path, spec: str, windows: Tensor, device: str, count: int):
+def decode_task(path: Path, spec: str, windows: np.ndarray, device: str) -> dict:
     """Several prompts are tried; the first is taken whose greedy ids do not depend on the last bit of any float and
     whose two best logits are never closer than the tolerance. Failing that, the one that comes nearest to it."""
     torch.set_num_threads(1)
     model = M.Model(path, device)
-    tokens = windows.to(device).flatten()
+    tokens = torch.from_numpy(windows).to(device).flatten()
     best = None
     for start, length in PROMPTS:
         prompt = tokens[start : start + length]
-        ids, logits, gaps = M.greedy(model, spec, prompt, count)
-        trials = [M.greedy(model, spec, prompt, count, M.ulp_jitter(seed, device)) for seed in range(JITTERS)]
-        same = all(torch.equal(ids, trial[0]) for trial in trials)
+        ids, logits, gaps = M.greedy(model, spec, prompt, GENERATED)
+        trials = [M.greedy(model, spec, prompt, GENERATED, M.ulp_jitter(seed, device)) for seed in range(JITTERS)]
+        stable = all(torch.equal(ids, trial[0]) for trial in trials)
         moved = max(max(float((t[1] - logits).abs().max()), float((t[2] - gaps).abs().max())) for t in trials)
         margin = float(gaps.min()) / (SPREAD * moved)
-        if best is None or (same, margin) > best[:2]:
-            best = (same, margin, start, prompt.int().cpu(), ids.int().cpu(), logits.cpu(), gaps.cpu(), SPREAD * moved)
-        if same and margin > 1:
+        if best is None or (stable, margin) > (best["stable"], best["margin"]):
+            arrays = {"prompt": prompt.int(), "ids": ids.int(), "last_logits": logits, "top_gap": gaps}
+            best = {"stable": stable, "margin": margin, "start": start, "moved": moved, **{name: a.cpu().numpy() for name, a in arrays.items()}}
+        if stable and margin > 1:
             break
     return best
 
 
-def decode_family(c: Context) -> Iterator[Case]:
-    for which, spec, result in side_by_side(c, decode_task):
-        same, margin, start, prompt, ids, logits, gaps, absolute = result
-        print(f"  decode {which} {spec}: prompt at {start}, smallest gap {float(gaps.min()):.4f} = {margin:.2f} x tolerance, ids stable: {same}", flush=True)
-        options = {"model": c.models[which].name, "cache": spec, "promptStart": start}
-        tolerance = {"last_logits": close(absolute), "top_gap": close(absolute)}
-        yield Case(f"decode-books-{which}-{file_name(spec)}", "decode", options, {"prompt": prompt},
-                   {"ids": ids, "last_logits": logits, "top_gap": gaps}, tolerance)
-
-
-def perplexity_task(path: Path, spec: str, windows: Tensor, device: str, count: int):
+def perplexity_task(path: Path, spec: str, windows: np.ndarray, device: str) -> dict:
     torch.set_num_threads(1)
     model = M.Model(path, device)
-    windows = windows.to(device)
+    windows = torch.from_numpy(windows).to(device)
     nll = M.perplexity_windows(model, spec, windows)
     trials = [M.perplexity_windows(model, spec, windows, M.ulp_jitter(seed, device)) for seed in range(JITTERS)]
-    return nll.cpu(), max(float((trial - nll).abs().max()) for trial in trials)
+    return {"window_nll": nll.cpu().numpy(), "moved": max(float((trial - nll).abs().max()) for trial in trials)}
+
+
+MODEL_TASKS = {"decode": decode_task, "perplexity": perplexity_task}
+
+
+def start_model_runs(c: Context, families: set[str]) -> None:
+    """Starts what takes long in processes of their own, beside everything else: decoding waits for launches and not
+    for the GPU, so that runs share it well."""
+    pool = ProcessPoolExecutor(WORKERS if c.device == "cuda" else 1, mp_context=get_context("spawn"))
+    for family in sorted(families & set(MODEL_TASKS)):
+        c.pending[family] = [
+            (which, spec, pool.submit(MODEL_TASKS[family], model.path, spec, c.windows.cpu().numpy(), c.device))
+            for which, model in c.models.items()
+            for spec in SPECS + (GQA_MORE if which == "gqa" else ())
+        ]
+    pool.shutdown(wait=False)  # ends when the last run has
+
+
+def decode_family(c: Context) -> Iterator[Case]:
+    for which, spec, future in c.pending["decode"]:
+        run = future.result()
+        ids, logits, gaps = (torch.from_numpy(run[name]) for name in ("ids", "last_logits", "top_gap"))
+        print(f"  decode {which} {spec}: prompt at {run['start']}, ids stable: {run['stable']}, smallest gap "
+              f"{float(gaps.min()):.4f} = {run['margin']:.2f} x tolerance", flush=True)
+        options = {"model": c.models[which].name, "cache": spec, "promptStart": run["start"]}
+        tolerance = {name: close(SPREAD * run["moved"]) for name in ("last_logits", "top_gap")}
+        yield Case(f"decode-books-{which}-{file_name(spec)}", "decode", options, {"prompt": torch.from_numpy(run["prompt"])},
+                   {"ids": ids, "last_logits": logits, "top_gap": gaps}, tolerance)
 
 
 def perplexity_family(c: Context) -> Iterator[Case]:
     shape = {"windows": len(c.windows), "windowLength": c.windows.shape[1]}
     yield Case("heldout-tokens", "tokens", shape, {}, {"tokens": c.windows.flatten().int()}, {})
     baseline: dict[str, float] = {}
-    for which, spec, (nll, moved) in side_by_side(c, perplexity_task):
+    for which, spec, future in c.pending["perplexity"]:
+        run = future.result()
+        nll, moved = torch.from_numpy(run["window_nll"]), run["moved"]
         perplexity = float(nll.mean().exp())
         baseline.setdefault(which, perplexity)
         print(f"  perplexity {which} {spec}: {perplexity:.4f} ({perplexity - baseline[which]:+.4f}), a window moves by {moved:.1e} under jitter", flush=True)

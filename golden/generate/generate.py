@@ -15,12 +15,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before torch: the same sums in every run
 
 import torch
 from torch import Tensor
@@ -208,8 +211,7 @@ def benchmark() -> None:
     up = torch.randn(kv_heads * head_dim, width, device="cuda")
     query = torch.randn(heads, head_dim, device="cuda")
     step = lambda: K.attend(query, key, value, up, up, tokens, 4, "perChannel", "perToken", kv_heads, tokens, 1e4, "half", 1024)
-    # Each query head rebuilds the keys it reads: simple, and four times the least work for groups of four.
-    flops = 2 * heads * tokens * (head_dim * width + head_dim + width)
+    flops = 2 * tokens * (kv_heads * head_dim * width + heads * (head_dim + width))
     line("(e) attend 131072 tokens, 32 heads, tables included", seconds(step, 5), sum(s.nbytes for s in (*key, *value)), flops)
 
 
@@ -277,11 +279,14 @@ def main() -> None:
         M.forward(model, windows[:1, :TAP_TOKENS], M.create_cache("kv", model.config, model.layers), 0, True, tap=taps[which])
     context = F.Context(a.device, a.seed, models, windows, taps)
 
-    only = set(filter(None, a.only.split(",")))
     makers = {**F.FAMILIES, "logits": lambda _: logits_cases(a.models, a.text, a.device)}
+    only = set(filter(None, a.only.split(","))) or set(makers)
+    if only - set(makers):
+        raise SystemExit(f"--only: no family {', '.join(sorted(only - set(makers)))}; there are {', '.join(makers)}")
+    F.start_model_runs(context, only)
     entries, worst, changed, failures = [], {}, [], []
     for family, make in makers.items():
-        if only and family not in only:
+        if family not in only:
             continue
         started, count, size = time.time(), 0, 0
         for case in make(context):

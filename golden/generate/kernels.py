@@ -78,12 +78,13 @@ def group_error(x_ptr, previous_ptr, base, count, live, stride, scale, minimum,
 def quantize_kernel(
     x_ptr, previous_ptr, next_ptr, packed_ptr, scales_ptr, mins_ptr, factors_ptr, tokens, channels, groups,
     PER_TOKEN: tl.constexpr, BITS: tl.constexpr, MSE: tl.constexpr, DELTA: tl.constexpr,
-    SIZE: tl.constexpr, ROWS: tl.constexpr,
+    SIZE: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
 ):
-    """One lane per group: a group's order of additions is sequential, so parallelism is over groups.
+    """ROWS groups, CHUNK elements of each at a time.
 
-    Per channel, neighbouring lanes read neighbouring channels; per token, a lane reads 16 or 32 bytes at a time
-    of its own 512, which the L1 cache keeps between the passes. With DELTA, x - previous is quantized and
+    Per token with 'minmax', a chunk is the whole group and a warp reads it in one go. Per channel, neighbouring lanes
+    read neighbouring channels. With 'mse', the error of a group is a sum in a fixed order, so that a lane has a group
+    of its own. Passes after the first find their data in the L1 cache. With DELTA, x - previous is quantized and
     previous + x^ is written to `next` (XQuant-CL, kernel (d)).
     """
     LEVELS: tl.constexpr = 2**BITS - 1
@@ -113,9 +114,9 @@ def quantize_kernel(
     # Pass 1: range.
     low = tl.full((ROWS,), float("inf"), dtype=tl.float32)
     high = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
-    eight = tl.arange(0, 8)
-    for start in range(0, SIZE, 8):
-        index = start + eight
+    chunk = tl.arange(0, CHUNK)
+    for start in range(0, SIZE, CHUNK):
+        index = start + chunk
         mask = live[:, None] & (index[None, :] < count[:, None])
         x = load_values(x_ptr, previous_ptr, base[:, None] + index[None, :] * stride, mask, DELTA)
         low = tl.minimum(low, tl.min(tl.where(mask, x, float("inf")), axis=1))
@@ -145,11 +146,11 @@ def quantize_kernel(
             minimum = tl.where(better, try_minimum, minimum)
             scale = tl.where(better, try_scale, scale)
 
-    # Pass 3: codes and bytes, eight codes (BITS bytes) at a time.
+    # Pass 3: codes and bytes. A chunk is a multiple of eight codes, so that it starts on a byte.
     tl.store(scales_ptr + group, scale.to(tl.float16), mask=live)
     tl.store(mins_ptr + group, minimum.to(tl.float16), mask=live)
-    for start in range(0, SIZE, 8):
-        index = start + eight
+    for start in range(0, SIZE, CHUNK):
+        index = start + chunk
         mask = live[:, None] & (index[None, :] < count[:, None])
         offsets = base[:, None] + index[None, :] * stride
         x = load_values(x_ptr, previous_ptr, offsets, mask, DELTA)
@@ -159,20 +160,20 @@ def quantize_kernel(
             previous = tl.load(previous_ptr + offsets, mask=mask, other=0.0)
             tl.store(next_ptr + offsets, previous + x_hat, mask=mask)
         if BITS == 3:
-            pairs = (codes & 3).reshape(ROWS, 2, 4) << (2 * tl.arange(0, 4))[None, None, :]
-            low_bytes = tl.sum(pairs, axis=2)  # [ROWS, 2]
-            byte = start // 4 + tl.arange(0, 2)
             low_count = (count + 3) // 4
-            tl.store(packed_ptr + out[:, None] + byte[None, :], low_bytes.to(tl.uint8),
+            pairs = (codes & 3).reshape(ROWS, CHUNK // 4, 4) << (2 * tl.arange(0, 4))[None, None, :]
+            byte = start // 4 + tl.arange(0, CHUNK // 4)
+            tl.store(packed_ptr + out[:, None] + byte[None, :], tl.sum(pairs, axis=2).to(tl.uint8),
                      mask=live[:, None] & (byte[None, :] < low_count[:, None]))
-            high_byte = tl.sum((codes >> 2) << eight[None, :], axis=1)
-            tl.store(packed_ptr + out + low_count + start // 8, high_byte.to(tl.uint8), mask=live & (start < count))
+            highs = (codes >> 2).reshape(ROWS, CHUNK // 8, 8) << tl.arange(0, 8)[None, None, :]
+            byte = start // 8 + tl.arange(0, CHUNK // 8)
+            tl.store(packed_ptr + (out + low_count)[:, None] + byte[None, :], tl.sum(highs, axis=2).to(tl.uint8),
+                     mask=live[:, None] & (byte[None, :] < ((count + 7) // 8)[:, None]))
         else:
             PER_BYTE: tl.constexpr = 8 // BITS
-            shifted = codes.reshape(ROWS, BITS, PER_BYTE) << (BITS * tl.arange(0, PER_BYTE))[None, None, :]
-            bytes_ = tl.sum(shifted, axis=2)  # [ROWS, BITS]
-            byte = start * BITS // 8 + tl.arange(0, BITS)
-            tl.store(packed_ptr + out[:, None] + byte[None, :], bytes_.to(tl.uint8),
+            shifted = codes.reshape(ROWS, CHUNK // PER_BYTE, PER_BYTE) << (BITS * tl.arange(0, PER_BYTE))[None, None, :]
+            byte = start // PER_BYTE + tl.arange(0, CHUNK // PER_BYTE)
+            tl.store(packed_ptr + out[:, None] + byte[None, :], tl.sum(shifted, axis=2).to(tl.uint8),
                      mask=live[:, None] & (byte[None, :] < ((count * BITS + 7) // 8)[:, None]))
 
 
@@ -192,11 +193,11 @@ def quantize(x: Tensor, bits: int, grouping: str, range_: str, previous: Tensor 
     scales = torch.empty(groups, dtype=torch.float16, device=x.device)
     mins = torch.empty_like(scales)
     following = torch.empty_like(x) if previous is not None else x
-    ROWS = 64
+    ROWS, CHUNK, warps = (16, GROUP, 4) if grouping == "perToken" and range_ == "minmax" else (64, 8, 2)
     quantize_kernel[(triton.cdiv(groups, ROWS),)](
         x, previous if previous is not None else x, following, packed, scales, mins, _factors[x.device],
         tokens, channels, groups, PER_TOKEN=grouping == "perToken", BITS=bits, MSE=range_ == "mse",
-        DELTA=previous is not None, SIZE=GROUP, ROWS=ROWS, num_warps=2, **EXACT,
+        DELTA=previous is not None, SIZE=GROUP, ROWS=ROWS, CHUNK=CHUNK, num_warps=warps, **EXACT,
     )
     return (packed, scales, mins) if previous is None else (packed, scales, mins, following)
 
@@ -330,7 +331,7 @@ def attend_kernel(
 ):
     """One KV head and one part of the tokens: partial softmax and partial average of value latents.
 
-    K of a tile lives in registers only: rebuilt from codes, rotated, scored against the query heads that share it.
+    K of a tile lives in registers only: rebuilt from codes once, rotated, scored against all query heads that share it.
     V is never rebuilt: P (X^ Wv) = (P X^) Wv, so the average of X^ is kept and projected once at the end.
     RoPE pairs channel a with channel b; Wk's rows for all a and for all b are loaded apart, so that turning a pair
     needs no shuffle.
@@ -343,43 +344,43 @@ def attend_kernel(
     else:
         a_row, b_row = pair, pair + HALF
     value_channel = tl.arange(0, VALUE_WIDTH)
+    head = kv_head * SHARED + tl.arange(0, SHARED)
+    q_a = tl.load(q_ptr + head[:, None] * 2 * HALF + a_row[None, :])  # [SHARED, HALF]
+    q_b = tl.load(q_ptr + head[:, None] * 2 * HALF + b_row[None, :])
+    running_max = tl.full((SHARED,), float("-inf"), dtype=tl.float32)
+    running_sum = tl.zeros((SHARED,), dtype=tl.float32)
+    average = tl.zeros((SHARED, VALUE_WIDTH), dtype=tl.float32)
 
-    for shared in tl.static_range(SHARED):
-        head = kv_head * SHARED + shared
-        q_a = tl.load(q_ptr + head * 2 * HALF + a_row)
-        q_b = tl.load(q_ptr + head * 2 * HALF + b_row)
-        running_max = float("-inf")
-        running_sum = 0.0
-        average = tl.zeros((VALUE_WIDTH,), dtype=tl.float32)
-        for start in range(0, TOKENS_PER_PART, BT):
-            token = part * TOKENS_PER_PART + start + tl.arange(0, BT)
-            live = token < tokens
-            k_a = tl.zeros((BT, HALF), dtype=tl.float32)
-            k_b = tl.zeros((BT, HALF), dtype=tl.float32)
-            for c in range(0, KEY_WIDTH, BC):
-                channel = c + tl.arange(0, BC)
-                x = load_hat(kp_ptr, ks_ptr, km_ptr, token, channel, live, KEY_WIDTH, KEY_PER_TOKEN, BITS, SIZE)
-                row = kv_head * 2 * HALF
-                w_a = tl.load(w_ptr + (row + a_row)[None, :] * KEY_WIDTH + channel[:, None])
-                w_b = tl.load(w_ptr + (row + b_row)[None, :] * KEY_WIDTH + channel[:, None])
-                k_a = tl.dot(x, w_a, k_a, input_precision="ieee")
-                k_b = tl.dot(x, w_b, k_b, input_precision="ieee")
-            angle = token[:, None] * HALF + pair[None, :]
-            cos = tl.load(cos_ptr + angle, mask=live[:, None], other=0.0)
-            sin = tl.load(sin_ptr + angle, mask=live[:, None], other=0.0)
-            turned = (k_a * cos - k_b * sin) * q_a[None, :] + (k_a * sin + k_b * cos) * q_b[None, :]
-            scores = tl.where(live, tl.sum(turned, axis=1) * softmax_scale, float("-inf"))
-            new_max = tl.maximum(running_max, tl.max(scores, axis=0))
-            shrink = tl.exp(running_max - new_max)
-            p = tl.exp(scores - new_max)
-            v = load_hat(vp_ptr, vs_ptr, vm_ptr, token, value_channel, live, VALUE_WIDTH, VALUE_PER_TOKEN, BITS, SIZE)
-            average = average * shrink + tl.sum(p[:, None] * v, axis=0)
-            running_sum = running_sum * shrink + tl.sum(p, axis=0)
-            running_max = new_max
-        at = head * parts + part
-        tl.store(max_ptr + at, running_max)
-        tl.store(sum_ptr + at, running_sum)
-        tl.store(latent_ptr + at * VALUE_WIDTH + value_channel, average)
+    for start in range(0, TOKENS_PER_PART, BT):
+        token = part * TOKENS_PER_PART + start + tl.arange(0, BT)
+        live = token < tokens
+        k_a = tl.zeros((BT, HALF), dtype=tl.float32)
+        k_b = tl.zeros((BT, HALF), dtype=tl.float32)
+        for c in range(0, KEY_WIDTH, BC):
+            channel = c + tl.arange(0, BC)
+            x = load_hat(kp_ptr, ks_ptr, km_ptr, token, channel, live, KEY_WIDTH, KEY_PER_TOKEN, BITS, SIZE)
+            row = kv_head * 2 * HALF
+            w_a = tl.load(w_ptr + (row + a_row)[None, :] * KEY_WIDTH + channel[:, None])
+            w_b = tl.load(w_ptr + (row + b_row)[None, :] * KEY_WIDTH + channel[:, None])
+            k_a = tl.dot(x, w_a, k_a, input_precision="ieee")
+            k_b = tl.dot(x, w_b, k_b, input_precision="ieee")
+        angle = token[:, None] * HALF + pair[None, :]
+        cos = tl.load(cos_ptr + angle, mask=live[:, None], other=0.0)
+        sin = tl.load(sin_ptr + angle, mask=live[:, None], other=0.0)
+        turned_a, turned_b = k_a * cos - k_b * sin, k_a * sin + k_b * cos
+        products = turned_a[:, None, :] * q_a[None, :, :] + turned_b[:, None, :] * q_b[None, :, :]
+        scores = tl.where(live[:, None], tl.sum(products, axis=2) * softmax_scale, float("-inf"))  # [BT, SHARED]
+        new_max = tl.maximum(running_max, tl.max(scores, axis=0))
+        shrink = tl.exp(running_max - new_max)
+        p = tl.exp(scores - new_max[None, :])
+        v = load_hat(vp_ptr, vs_ptr, vm_ptr, token, value_channel, live, VALUE_WIDTH, VALUE_PER_TOKEN, BITS, SIZE)
+        average = tl.dot(tl.trans(p), v, average * shrink[:, None], input_precision="ieee")
+        running_sum = running_sum * shrink + tl.sum(p, axis=0)
+        running_max = new_max
+    at = head * parts + part
+    tl.store(max_ptr + at, running_max)
+    tl.store(sum_ptr + at, running_sum)
+    tl.store(latent_ptr + at[:, None] * VALUE_WIDTH + value_channel[None, :], average)
 
 
 def attend(query, key, value, w_k, w_v, tokens, bits, key_grouping, value_grouping, kv_heads, position, theta, layout,
