@@ -116,59 +116,6 @@ function floatRow(panel: usize, x: usize, columns: i32, out: usize, valid: i32, 
   storeOutputs(out, f0, f1, valid);
 }
 
-/** Bytes ahead of the weights being multiplied that are read to bring them into the cache, see matmul-blocks.ts. */
-const AHEAD: usize = 8192;
-
-/**
- * Two panels times one row: four independent sums, so that an addition need not wait for the one before.
- *
- * @param ahead where to read ahead, as many bytes as the two panels take
- * @returns something that depends on what was read ahead
- */
-// @ts-ignore: decorator
-@inline
-function floatRowTwice(
-  panel: usize,
-  ahead: usize,
-  panelBytes: usize,
-  x: usize,
-  columns: i32,
-  out: usize,
-  kind: i32,
-): i32 {
-  const half: usize = kind == 0 ? 16 : 8;
-  let touched = 0;
-  let w = panel;
-  let v = panel + panelBytes;
-  let f0 = f32x4.splat(0);
-  let f1 = f0;
-  let f2 = f0;
-  let f3 = f0;
-  const end = x + ((columns as usize) << 2);
-  while (x < end) {
-    // four columns: 64 bytes of each 16-bit panel, 128 of each f32 panel
-    if (x + 16 <= end) {
-      touched |= load<i32>(ahead) | load<i32>(ahead + panelBytes);
-      if (kind == 0) touched |= load<i32>(ahead, 64) | load<i32>(ahead + panelBytes, 64);
-      ahead += 8 * half;
-    }
-    for (const stop = min(x + 16, end); x < stop; x += 4) {
-      const a = v128.load32_splat(x);
-      f0 = madd(loadWeights(w, kind), a, f0);
-      f1 = madd(loadWeights(w + half, kind), a, f1);
-      f2 = madd(loadWeights(v, kind), a, f2);
-      f3 = madd(loadWeights(v + half, kind), a, f3);
-      w += 2 * half;
-      v += 2 * half;
-    }
-  }
-  v128.store(out, f0);
-  v128.store(out, f1, 16);
-  v128.store(out, f2, 32);
-  v128.store(out, f3, 48);
-  return touched;
-}
-
 // @ts-ignore: decorator
 @inline
 function matmulFloat(
@@ -187,8 +134,6 @@ function matmulFloat(
   const rowBytes = (columns as usize) << 2;
   const panelBytes = (columns as usize) << (kind == 0 ? 5 : 4);
   const stride = (outStride as usize) << 2;
-  // the last two panels; used only where there are two
-  const lastPanels = w + (((rows - 9) >> 3) as usize) * panelBytes;
   for (let j = rowStart; j < rowEnd; j += PANEL) {
     const valid = min(PANEL, rowEnd - j);
     let panel = w + ((j >> 3) as usize) * panelBytes;
@@ -204,12 +149,6 @@ function matmulFloat(
     } else if (kind == 0 && tokens >= 4) {
       floatPanelTimesRows(panel, x, rowBytes, tokens, columns, target, stride, valid);
     } else {
-      if (tokens == 1 && rowEnd - j >= 2 * PANEL) {
-        const ahead = min(panel + AHEAD, lastPanels);
-        store<i32>(scratch, floatRowTwice(panel, ahead, panelBytes, x, columns, target, kind));
-        j += PANEL;
-        continue;
-      }
       for (let t = 0; t < tokens; t++) {
         floatRow(panel, x + (t as usize) * rowBytes, columns, target + (t as usize) * stride, valid, kind);
       }
