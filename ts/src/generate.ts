@@ -69,6 +69,11 @@ export interface GenerateOptions extends SamplingOptions {
   readonly maxTokens?: number;
   /** Generation ends before any of these strings would be shown. */
   readonly stop?: string | readonly string[];
+  /**
+   * How many of the prompt's newest ids an earlier generation chose. With the same seed, random numbers then go on
+   * behind theirs, as if it had not been interrupted. Default 0.
+   */
+  readonly generatedBefore?: number;
   /** Forbids end-of-sequence tokens. */
   readonly ignoreEos?: boolean;
   /** Tokens of the prompt that go through the model together. Default {@link PREFILL_CHUNK}. */
@@ -204,6 +209,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     options: GenerateOptions,
   ) {
     const { cache = DEFAULT_CACHE, stop = [], ignoreEos, logitBias, prefillChunk, maxTokens } = options;
+    const { generatedBefore = 0 } = options;
     // Looked at before encoding: a BOS token in front would make an empty text look like one.
     if (prompt.length === 0) throw new ConfigError('prompt', '', 'at least one token');
     this.prompt = Array.from(typeof prompt === 'string' ? tokenizer.encode(prompt) : prompt);
@@ -219,7 +225,9 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     const bias = new Map(logitBias);
     for (const id of bias.keys()) assertIndex(id, model.config.vocabSize - 1, 'logitBias token');
     if (ignoreEos) for (const id of tokenizer.eosTokenIds) bias.set(id, Number.NEGATIVE_INFINITY);
+    assertIndex(generatedBefore, this.prompt.length, 'generatedBefore');
     this.#sampler = new Sampler({ ...options, logitBias: bias });
+    this.#sampler.skip(generatedBefore);
     this.#output = new StopFilter(typeof stop === 'string' ? [stop] : stop);
     this.sequence = cache instanceof CachedSequence ? cache : new CachedSequence(model.createCache(cache));
     this.#model = model;
@@ -230,6 +238,28 @@ export class Generation implements AsyncIterable<GeneratedToken> {
 
   [Symbol.asyncIterator](): AsyncGenerator<GeneratedToken, void, undefined> {
     return this.#steps;
+  }
+
+  /**
+   * Ids of prompt and text that have not been run: the newest token, or the rest of a prompt that was interrupted.
+   * An end-of-sequence token is left out, since nothing follows it. With the ids of {@link sequence} before
+   * them, they are the prompt that goes on where this generation stopped.
+   */
+  get pending(): readonly number[] {
+    return [...this.prompt, ...this.#chosen].slice(this.sequence.tokens.length);
+  }
+
+  /**
+   * How many of the ids of {@link sequence} and {@link pending} were generated, `generatedBefore` included: the
+   * newest ones.
+   */
+  get generated(): number {
+    return (this.#options.generatedBefore ?? 0) + this.#chosen.length;
+  }
+
+  /** Generated ids that something can follow. */
+  get #chosen(): readonly number[] {
+    return this.#stopReason === 'endOfSequence' ? this.#ids.slice(0, -1) : this.#ids;
   }
 
   /** Runs what is left and tells what was done. */

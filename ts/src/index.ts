@@ -28,6 +28,7 @@ export {
   type CachePreset,
   type CacheRequest,
   cacheOptionNames,
+  formatCacheOptions,
   parseCacheSpec,
   resolveCacheOptions,
 } from './cache/presets.js';
@@ -82,6 +83,16 @@ export {
 } from './io/load-model.js';
 export type { ModelFile, ModelHeader, TensorInfo, WeightTypeSummary } from './io/model-file.js';
 export type { LoadProgress } from './io/progress.js';
+export {
+  type RestoredSnapshot,
+  readSnapshotInfo,
+  restoreSnapshot,
+  type SnapshotContent,
+  type SnapshotInfo,
+  type SnapshotOwner,
+  writeSnapshot,
+} from './io/snapshot.js';
+export { SNAPSHOT_VERSION } from './io/snapshot-sections.js';
 export { type FactorOwner, type NamedFactors, readFactors, writeFactors } from './io/svd-factors.js';
 // Running a model.
 export { type LoadedModel, type LoadModelOptions, loadModel } from './load.js';

@@ -100,6 +100,16 @@ export class Sampler {
   }
 
   /**
+   * Passes over the random numbers of tokens that were chosen before, by another sampler with the same seed.
+   *
+   * @param count of those tokens
+   */
+  skip(count: number): void {
+    assertIndex(count, Number.MAX_SAFE_INTEGER, 'count');
+    for (let i = 0; i < count; i++) this.#random.next();
+  }
+
+  /**
    * Chooses the next token.
    *
    * @param logits [vocabSize], read

@@ -108,8 +108,9 @@ export function kvquantLayer(
 
 /** Keys and values in levels of KVQuant, with their outliers. */
 export class KvquantCache extends BlockCache {
+  /** What stored rows are read with. */
+  readonly calibration: KvquantLayerCalibration;
   protected readonly tensors: Readonly<Record<string, number>>;
-  readonly #ranges: NuqRanges;
   readonly #keyCodebook: NuqCodebook;
   readonly #valueCodebook: NuqCodebook;
 
@@ -120,10 +121,10 @@ export class KvquantCache extends BlockCache {
   constructor(options: CacheOptions, projection: KeyValueProjection, source: FactorSource) {
     super(options, projection);
     this.tensors = { keys: projection.kvDim, values: projection.kvDim };
-    const { keyRanges, keys, values } = kvquantLayer(options, source, projection.layer);
+    this.calibration = kvquantLayer(options, source, projection.layer);
+    const { keys, values } = this.calibration;
     const codebook = ({ levels, qNorm }: CalibratedLevels) =>
       nuqCodebook(levels, options.qNorm === 'on' ? qNorm : undefined);
-    this.#ranges = keyRanges;
     this.#keyCodebook = codebook(keys);
     this.#valueCodebook = codebook(values);
   }
@@ -147,7 +148,13 @@ export class KvquantCache extends BlockCache {
     const keys = rowRange(rows.keys, sink, residualWindow);
     const values = rowRange(rows.values, sink, residualWindow);
     const sealed: SealedBlock = {
-      keys: quantizeNuqChannels(keys, bits, this.#keyCodebook, this.#ranges, outlierFraction > 0),
+      keys: quantizeNuqChannels(
+        keys,
+        bits,
+        this.#keyCodebook,
+        this.calibration.keyRanges,
+        outlierFraction > 0,
+      ),
       values: quantizeNuqRows(values, bits, this.#valueCodebook, outlierFraction),
     };
     if (sink === 0) return sealed;
@@ -162,7 +169,7 @@ export class KvquantCache extends BlockCache {
     if (this.options.quantizer === 'identity') {
       return { keys: loadMatrix(sealed.keys), values: loadMatrix(sealed.values) };
     }
-    const keys = dequantizeNuq(sealed.keys as NuqMatrix, this.#keyCodebook, this.#ranges);
+    const keys = dequantizeNuq(sealed.keys as NuqMatrix, this.#keyCodebook, this.calibration.keyRanges);
     const values = dequantizeNuq(sealed.values as NuqMatrix, this.#valueCodebook);
     if (!sealed.sinkKeys) return { keys, values };
     const { kvDim } = this.projection;

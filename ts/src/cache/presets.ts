@@ -152,6 +152,13 @@ export function parseCacheSpec(text: string): CacheRequest {
  * @throws {ConfigError | RangeError} names the option
  */
 export function resolveCacheOptions(request: CacheRequest | string, shape: CacheModelShape): CacheOptions {
+  const options = resolveUnchecked(request, shape);
+  assertCacheOptions(options, shape);
+  return options;
+}
+
+/** Every option, though perhaps not a combination that the model can have. */
+function resolveUnchecked(request: CacheRequest | string, shape: CacheModelShape): CacheOptions {
   const given = typeof request === 'string' ? parseCacheSpec(request) : request;
   const { variant, preset = 'tuned' } = given;
   if (!CACHE_VARIANTS.includes(variant)) {
@@ -190,9 +197,29 @@ export function resolveCacheOptions(request: CacheRequest | string, shape: Cache
     ...definedOnly(given),
     variant,
   };
-  const resolved = { ...options, residualWindow: given.residualWindow ?? defaultBlock(options) };
-  assertCacheOptions(resolved, shape);
-  return resolved;
+  return { ...options, residualWindow: given.residualWindow ?? defaultBlock(options) };
+}
+
+/**
+ * The shortest cache argument that stands for these options: the way back from {@link resolveCacheOptions}.
+ *
+ * @param options resolved for a model
+ * @param shape of that model
+ */
+export function formatCacheOptions(options: CacheOptions, shape: CacheModelShape): string {
+  const { variant, bits } = options;
+  const width = variant === 'kv' ? '' : `:${bits}`;
+  const candidates = XQUANT.includes(variant) ? PRESETS.map((preset) => `@${preset}`) : [''];
+  const specs = candidates.map((preset) => {
+    const head = `${variant}${width}${preset}`;
+    const query: string[] = [];
+    for (const [name, { key, variants }] of Object.entries(SYNTAX)) {
+      const defaults = resolveUnchecked([head, query.join('&')].filter(Boolean).join('?'), shape);
+      if (variants.includes(variant) && options[key] !== defaults[key]) query.push(`${name}=${options[key]}`);
+    }
+    return query.length > 0 ? `${head}?${query.join('&')}` : head;
+  });
+  return specs.reduce((best, spec) => (spec.length < best.length ? spec : best));
 }
 
 /** MHA stores X, GQA its latents, unless the latent of a difference would be wider than X (XQuant §3.3). */

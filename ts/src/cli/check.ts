@@ -27,12 +27,13 @@ import { EMBEDDED_MODELS, loadModelFile } from '../io/load-model.js';
 import type { ModelFile } from '../io/model-file.js';
 import { directoryFolder, fileSource, isDirectory } from '../io/node-file.js';
 import { embeddedModelPath } from '../io/node-models.js';
+import { writeFileAtomically } from '../io/node-write.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { ReferenceModel } from '../model/transformer.js';
 import { referenceWeights } from '../model/weights.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { UsageError } from './errors.js';
-import { type Terminal, write, writeFileAtomically } from './terminal.js';
+import { type Terminal, write } from './terminal.js';
 
 interface CheckCommandOptions {
   readonly json?: boolean;

@@ -4,9 +4,11 @@
  * @module
  */
 
+import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { float16KeyValueBytes } from '../analysis/memory.js';
 import { storedBytes } from '../cache/stored-matrix.js';
+import { LoadError } from '../errors.js';
 import { CachedSequence, type GeneratedToken, type Generation, generate } from '../generate.js';
 import { createCache, type OpenedModel, runsOn, withModel } from './backend.js';
 import { UsageError, usage } from './errors.js';
@@ -25,7 +27,8 @@ import {
   samplingOptions,
 } from './options.js';
 import { Progress } from './progress.js';
-import { Output, readInputText, type Terminal, write } from './terminal.js';
+import { openSnapshot, saveText } from './snapshot.js';
+import { assertWritable, Output, readInputText, type Terminal, write } from './terminal.js';
 
 interface GenerateCommandOptions extends ModelOptions, OutputOptions, SamplingFlags {
   readonly cache: string;
@@ -34,6 +37,7 @@ interface GenerateCommandOptions extends ModelOptions, OutputOptions, SamplingFl
   readonly ignoreEos?: boolean;
   readonly echo?: boolean;
   readonly logprobs?: number;
+  readonly snapshot?: string;
 }
 
 /** Adds the command. */
@@ -49,6 +53,11 @@ export function addGenerateCommand(program: Command, terminal: Terminal): void {
       '--logprobs <count>',
       'with --json: every token with its log probability and the best COUNT',
       parseCount,
+    )
+    .option(
+      '--snapshot <file>',
+      'save the cache with its text here when done; if the file is there, the prompt reuses what it has in ' +
+        'common with the saved text, and without a prompt that text goes on',
     );
   addStopOption(command, 'end before this text would appear');
   addSamplingOptions(command);
@@ -57,28 +66,31 @@ export function addGenerateCommand(program: Command, terminal: Terminal): void {
   addCommonOptions(command, 'print one JSON object at the end: text, ids, stop reason, times, cache bytes');
   addCacheOption(command);
   command.action((prompt: string | undefined, options: GenerateCommandOptions) =>
-    runGenerate(prompt, options, terminal),
+    runGenerate(prompt, options, command.getOptionValueSource('cache') !== 'default', terminal),
   );
 }
 
 async function runGenerate(
   argument: string | undefined,
   options: GenerateCommandOptions,
+  isCacheGiven: boolean,
   terminal: Terminal,
 ): Promise<void> {
+  const { snapshot } = options;
   const sampling = samplingOptions(options, options.logprobs);
   if (options.logprobs !== undefined && !options.json) throw new UsageError('"--logprobs" needs "--json"');
-  const prompt = await readPrompt(argument, terminal);
+  if (snapshot !== undefined) await assertWritable(snapshot);
+  const goesOn = argument === undefined && snapshot !== undefined && existsSync(snapshot);
+  const prompt = goesOn ? undefined : await readPrompt(argument, terminal);
   const output = await Output.open(terminal, options.output);
   await withModel(options, terminal, async (opened) => {
-    const cache = await createCache(opened, options.cache, terminal);
+    const start = await prepareStart(prompt, options, isCacheGiven, opened, terminal);
     const progress = new Progress(terminal, 'prompt');
-    // Like llama.cpp: in a prompt on the command line the spelling of a special token means the token.
-    const ids = opened.tokenizer.encode(prompt, { parseSpecial: true });
     const generation = usage(() =>
-      generate(opened.model, opened.tokenizer, ids, {
+      generate(opened.model, opened.tokenizer, start.ids, {
         ...sampling,
-        cache: new CachedSequence(cache),
+        generatedBefore: start.generated,
+        cache: start.sequence,
         maxTokens: options.maxTokens,
         stop: options.stop,
         ignoreEos: options.ignoreEos,
@@ -89,22 +101,69 @@ async function runGenerate(
     const tokens: GeneratedToken[] = [];
     const show = new TextLine(options.json ? undefined : output);
     try {
-      if (options.echo) await show.write(prompt);
+      if (options.echo) await show.write(start.prompt);
       for await (const token of generation) {
         progress.stop(); // before the first text
         await show.write(token.text);
         if (options.logprobs !== undefined) tokens.push(token);
       }
+    } catch (error) {
+      if (snapshot !== undefined && terminal.signal.aborted) await saveText(snapshot, generation, opened);
+      throw error;
     } finally {
       progress.stop();
       await show.end();
     }
-    if (options.json) await output.json(report(prompt, generation, tokens, options, opened));
+    if (snapshot !== undefined) await saveText(snapshot, generation, opened);
+    if (options.json) await output.json(report(start, generation, tokens, options, opened));
     if (options.verbose || (terminal.stderr.isTTY && !options.json)) {
-      await write(terminal.stderr, describe(generation, options.cache, opened));
+      await write(terminal.stderr, describe(generation, start.cache, opened));
     }
   });
   await output.close();
+}
+
+/** Where a generation starts. */
+interface Start {
+  readonly prompt: string;
+  readonly ids: readonly number[];
+  /** How many of the ids an earlier run generated: the newest ones. */
+  readonly generated: number;
+  readonly sequence: CachedSequence;
+  /** The cache, as `--cache` writes it. */
+  readonly cache: string;
+}
+
+/** @param prompt undefined: the text of the snapshot goes on */
+async function prepareStart(
+  prompt: string | undefined,
+  { snapshot, cache }: GenerateCommandOptions,
+  isCacheGiven: boolean,
+  opened: OpenedModel,
+  terminal: Terminal,
+): Promise<Start> {
+  const { tokenizer } = opened;
+  const saved =
+    snapshot === undefined
+      ? undefined
+      : await openSnapshot(snapshot, opened, isCacheGiven ? cache : undefined, terminal);
+  if (prompt === undefined) {
+    if (!saved) throw new LoadError(String(snapshot), 'disappeared while the model was loaded');
+    return { ...saved, prompt: tokenizer.decode(saved.ids) };
+  }
+  // Like llama.cpp: in a prompt on the command line the spelling of a special token means the token.
+  const ids = tokenizer.encode(prompt, { parseSpecial: true });
+  if (!saved) {
+    const sequence = new CachedSequence(await createCache(opened, cache, terminal));
+    return { prompt, ids, generated: 0, sequence, cache };
+  }
+  const { tokens } = saved.sequence;
+  const differs = tokens.findIndex((id, i) => id !== ids[i]);
+  if (differs >= 0 && 2 * differs < tokens.length) {
+    const shared = `the prompt shares the first ${differs} of ${tokens.length} tokens in ${snapshot}`;
+    await write(terminal.stderr, `xquant: ${shared}; the others are dropped\n`);
+  }
+  return { ...saved, prompt, ids, generated: 0 };
 }
 
 /** Text that ends with a line break, also when it is interrupted. */
@@ -140,7 +199,7 @@ async function readPrompt(argument: string | undefined, terminal: Terminal): Pro
 }
 
 function report(
-  prompt: string,
+  { prompt, cache }: Start,
   generation: Generation,
   tokens: readonly GeneratedToken[],
   options: GenerateCommandOptions,
@@ -152,7 +211,7 @@ function report(
   return {
     model: header.name,
     ...runsOn(model),
-    cache: options.cache,
+    cache,
     seed: options.seed,
     prompt,
     ...summary,

@@ -6,12 +6,13 @@
 
 import { type Command, Option } from 'commander';
 import { resolveCacheOptions } from '../cache/presets.js';
+import { writeFileAtomically } from '../io/node-write.js';
 import { factorsOfCache, factorsOfModel, writeFactors } from '../io/svd-factors.js';
 import { computeFactors, withModel } from './backend.js';
 import { UsageError, usage } from './errors.js';
 import { formatBytes } from './format.js';
 import { addCommonOptions, addModelOption, type CommonOptions, parseCacheArgument } from './options.js';
-import { assertWritable, type Terminal, write, writeFileAtomically } from './terminal.js';
+import { assertWritable, type Terminal, write } from './terminal.js';
 
 interface SvdCommandOptions extends CommonOptions {
   readonly model: string;

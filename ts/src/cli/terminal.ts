@@ -4,12 +4,13 @@
  * @module
  */
 
-import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { access, constants, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { access, constants, readFile, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { LoadError } from '../errors.js';
+import { reasonOf } from '../io/node-file.js';
+import { writeFileAtomically } from '../io/node-write.js';
 import { UsageError } from './errors.js';
 
 /** The surroundings of a command; tests bring their own. */
@@ -84,25 +85,6 @@ export async function assertWritable(path: string): Promise<void> {
 }
 
 /**
- * Writes a whole file or nothing: under another name in the same folder first, which then takes its place.
- * What is there and is no file, for instance /dev/null, is written to, not replaced.
- *
- * @throws {LoadError} if it cannot be written
- */
-export async function writeFileAtomically(path: string, content: string | Uint8Array): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${randomUUID()}.tmp`);
-  try {
-    const present = await stat(path).catch(() => undefined);
-    if (present && !present.isFile()) return await writeFile(path, content);
-    await writeFile(temporary, content, { flag: 'wx' });
-    await rename(temporary, path);
-  } catch (cause) {
-    await rm(temporary, { force: true }).catch(() => undefined);
-    throw new LoadError(path, `cannot be written: ${reasonOf(cause)}`, { cause });
-  }
-}
-
-/**
  * Reads a file, or stdin for `-`.
  *
  * @throws {LoadError} if it cannot be read
@@ -133,19 +115,4 @@ export async function readInputText(path: string, terminal: Terminal): Promise<s
   } catch (cause) {
     throw new LoadError(path === '-' ? 'stdin' : path, 'is not UTF-8 text', { cause });
   }
-}
-
-const REASONS: Readonly<Record<string, string>> = {
-  ENOENT: 'there is no such file or folder',
-  EACCES: 'permission denied',
-  EPERM: 'permission denied',
-  EISDIR: 'it is a folder',
-  ENOTDIR: 'a part of the path is not a folder',
-  ENOSPC: 'the disk is full',
-  EROFS: 'the disk is read-only',
-};
-
-function reasonOf(cause: unknown): string {
-  const { code, message } = cause as NodeJS.ErrnoException;
-  return (code && REASONS[code]) || message;
 }

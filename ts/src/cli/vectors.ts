@@ -9,10 +9,11 @@ import { join } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { writeCase } from '../check/golden.js';
 import { MADE_OPERATIONS, makeCase } from '../check/make-case.js';
+import { writeFileAtomically } from '../io/node-write.js';
 import { modelContext } from './check.js';
 import { usage } from './errors.js';
 import { collect, parseCount, parsePositive } from './options.js';
-import { type Terminal, write, writeFileAtomically } from './terminal.js';
+import { type Terminal, write } from './terminal.js';
 
 interface VectorsCommandOptions {
   readonly op: string;

@@ -112,11 +112,15 @@ function handleSource(path: string, size: number, handle: FileHandle, options: S
 const REASONS: Readonly<Record<string, string>> = {
   ENOENT: 'there is no such file or folder',
   EACCES: 'permission denied',
+  EPERM: 'permission denied',
   EISDIR: 'it is a folder',
   ENOTDIR: 'a part of the path is not a folder',
+  ENOSPC: 'the disk is full',
+  EROFS: 'the disk is read-only',
 };
 
-function reasonOf(cause: unknown): string {
+/** What an error of the file system means, in words. */
+export function reasonOf(cause: unknown): string {
   const code = (cause as NodeJS.ErrnoException)?.code;
   return (code && REASONS[code]) || messageOf(cause);
 }

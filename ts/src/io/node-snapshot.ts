@@ -4,9 +4,10 @@
  * @module
  */
 
-import { randomBytes } from 'node:crypto';
-import { open, readFile, rename, rm } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { LoadError } from '../errors.js';
+import { reasonOf } from './node-file.js';
+import { writeFileAtomically } from './node-write.js';
 import {
   type RestoredSnapshot,
   restoreSnapshot,
@@ -14,29 +15,28 @@ import {
   type SnapshotOwner,
   writeSnapshot,
 } from './snapshot.js';
-import { messageOf } from './source.js';
 
 /**
- * Saves a cache. It is written under another name first and then renamed, so that a crash or a full disk leaves
- * the file as it was.
+ * Saves a cache, whole or not at all.
  *
  * @throws {LoadError} if it cannot be written
  */
 export async function saveSnapshot(path: string, content: SnapshotContent): Promise<void> {
-  const bytes = writeSnapshot(content);
-  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
+  await writeFileAtomically(path, writeSnapshot(content));
+}
+
+/**
+ * Reads the bytes of a snapshot, unchecked.
+ *
+ * @returns undefined if there is no such file
+ * @throws {LoadError} if it cannot be read
+ */
+export async function readSnapshotFile(path: string): Promise<Uint8Array | undefined> {
   try {
-    const file = await open(temporary, 'wx');
-    try {
-      await file.writeFile(bytes);
-      await file.sync(); // the rename must not reach the disk before the bytes
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
+    return await readFile(path);
   } catch (cause) {
-    await rm(temporary, { force: true }).catch(() => undefined);
-    throw new LoadError(path, `cannot be written: ${messageOf(cause)}`, { cause });
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw new LoadError(path, `cannot be read: ${reasonOf(cause)}`, { cause });
   }
 }
 
@@ -51,12 +51,6 @@ export async function loadSnapshot(
   path: string,
   owner: SnapshotOwner,
 ): Promise<RestoredSnapshot | undefined> {
-  let bytes: Uint8Array;
-  try {
-    bytes = await readFile(path);
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw new LoadError(path, `cannot be read: ${messageOf(cause)}`, { cause });
-  }
-  return restoreSnapshot(bytes, path, owner);
+  const bytes = await readSnapshotFile(path);
+  return bytes && restoreSnapshot(bytes, path, owner);
 }

@@ -3,26 +3,34 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 as zlibCrc32 } from 'node:zlib';
 import fc from 'fast-check';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { storedBytes } from '../../../src/cache/stored-matrix.js';
 import type { ModelCache } from '../../../src/cache/types.js';
 import { ConfigError, FormatError, LoadError, XQuantError } from '../../../src/errors.js';
 import { CachedSequence, generate } from '../../../src/generate.js';
 import { crc32 } from '../../../src/io/crc32.js';
 import { loadSnapshot, saveSnapshot } from '../../../src/io/node-snapshot.js';
-import {
-  readSnapshotInfo,
-  restoreSnapshot,
-  SNAPSHOT_VERSION,
-  writeSnapshot,
-} from '../../../src/io/snapshot.js';
+import { readSnapshotInfo, restoreSnapshot, writeSnapshot } from '../../../src/io/snapshot.js';
+import { SNAPSHOT_VERSION } from '../../../src/io/snapshot-sections.js';
 import { loadModel } from '../../../src/load.js';
+import type { LanguageModel } from '../../../src/model/language-model.js';
+import type { ReferenceModel } from '../../../src/model/transformer.js';
+import { sampleCalibration } from '../../helpers/calibrations.js';
 import { expectSame } from '../../helpers/expect-same.js';
-import { ByteTokenizer, randomTokens, TINY_GQA_CONFIG, tinyModel } from '../../helpers/tiny-model.js';
+import { randomInputs } from '../../helpers/random-layers.js';
+import {
+  ByteTokenizer,
+  END_OF_SEQUENCE,
+  randomTokens,
+  randomWeights,
+  TINY_GQA_CONFIG,
+  tinyModel,
+} from '../../helpers/tiny-model.js';
+import { engineOf } from '../engine/engines.js';
 
 const FINGERPRINT = '0123456789abcdef';
-const model = tinyModel();
-const gqa = tinyModel(TINY_GQA_CONFIG);
+const model = calibrated(tinyModel());
+const gqa = calibrated(tinyModel(TINY_GQA_CONFIG));
 const owner = { model, fingerprint: FINGERPRINT };
 const tokenizer = new ByteTokenizer();
 const MAGIC = Uint8Array.of(0x89, 0x58, 0x51, 0x53, 0x0d, 0x0a, 0x1a, 0x0a);
@@ -39,17 +47,54 @@ const CACHES = [
   'xquant-cl:2@paper?window=16&accumulator=int8',
   'xquant-cl:1?deltaSpace=stream&window=16&accumulator=recompute',
   'xquant-cl:8?window=16&quantizer=identity',
+  'kvquant:2?window=16',
+  'kvquant:3?window=16&outliers=0&qnorm=on',
+  'kvquant:4?window=16&outliers=10%&sink=5',
+  'kvquant:4?window=16&quantizer=identity',
 ];
-const GQA_CACHES = ['xquant:2?window=16', 'xquant-cl:2?window=16', 'xquant-cl:4?baseStore=latent&window=16'];
+const GQA_CACHES = [
+  'xquant:2?window=16',
+  'xquant-cl:2?window=16',
+  'xquant-cl:4?baseStore=latent&window=16',
+  'kvquant:2?window=16&sink=1',
+];
 
-async function filled(spec: string, tokens: number, of = model): Promise<CachedSequence> {
+/** What the engine has, too. */
+const SHARED = [
+  ...CACHES.map((spec) => [spec, model] as const),
+  ...GQA_CACHES.map((spec) => [spec, gqa] as const),
+].filter(([spec]) => !spec.startsWith('kvquant'));
+
+/** The same models on the engine. */
+const engines = new Map<ReferenceModel, LanguageModel>();
+beforeAll(async () => {
+  for (const each of [model, gqa]) engines.set(each, await engineOf(each.config, randomWeights(each.config)));
+});
+afterAll(() => {
+  for (const engine of engines.values()) engine.dispose();
+});
+
+function engineFor(reference: ReferenceModel): LanguageModel {
+  const engine = engines.get(reference);
+  if (!engine) throw new Error('the engine has not been loaded');
+  return engine;
+}
+
+/** Adds a calibration for `kvquant`. */
+function calibrated(model: ReferenceModel, seed = 1): ReferenceModel {
+  const sample = randomInputs(model.projections, 64, seed);
+  model.factors.presetCalibration(sampleCalibration(model.projections, sample));
+  return model;
+}
+
+async function filled(spec: string, tokens: number, of: LanguageModel = model): Promise<CachedSequence> {
   const sequence = new CachedSequence(of.createCache(spec));
   await sequence.run(of, randomTokens(tokens));
   return sequence;
 }
 
 function written({ cache, tokens }: CachedSequence, pending: readonly number[] = []): Uint8Array {
-  return writeSnapshot({ cache, tokens, pending, fingerprint: FINGERPRINT });
+  return writeSnapshot({ cache, tokens, pending, generated: pending.length, fingerprint: FINGERPRINT });
 }
 
 function states(cache: ModelCache): unknown[] {
@@ -79,32 +124,38 @@ describe('crc32', () => {
 
 describe('a snapshot', () => {
   const all = [
-    ...CACHES.map((spec) => [spec, model] as const),
-    ...GQA_CACHES.map((spec) => [spec, gqa] as const),
+    ...CACHES.map((spec) => [spec, 'reference', model] as const),
+    ...GQA_CACHES.map((spec) => [spec, 'reference', gqa] as const),
+    ...SHARED.map(([spec, of]) => [spec, 'wasm', of] as const),
   ];
 
-  it.each(all)('restores every byte and goes on with the same tokens: %s', async (spec, of) => {
-    for (const length of [0, 15, 16, 37]) {
-      const sequence = length > 0 ? await filled(spec, length, of) : new CachedSequence(of.createCache(spec));
-      const bytes = written(sequence, [7]);
-      const restored = restoreSnapshot(bytes, 'file', { model: of, fingerprint: FINGERPRINT });
-      expectSame(states(restored.cache), states(sequence.cache));
-      expect(restored.tokens).toEqual(sequence.tokens);
-      expect(restored.pending).toEqual([7]);
-      expect(restored.cache.options).toEqual(sequence.cache.options);
-      // Written again it gives the same file.
-      expectSame(writeSnapshot({ ...restored, fingerprint: FINGERPRINT }), bytes);
+  it.each(all)(
+    'restores every byte and goes on with the same tokens: %s, %s',
+    async (spec, backend, reference) => {
+      const of = backend === 'wasm' ? engineFor(reference) : reference;
+      for (const length of [0, 15, 16, 37]) {
+        const sequence =
+          length > 0 ? await filled(spec, length, of) : new CachedSequence(of.createCache(spec));
+        const bytes = written(sequence, [7]);
+        const restored = restoreSnapshot(bytes, 'file', { model: of, fingerprint: FINGERPRINT });
+        expectSame(states(restored.cache), states(sequence.cache));
+        expect(restored.tokens).toEqual(sequence.tokens);
+        expect(restored.pending).toEqual([7]);
+        expect(restored.cache.options).toEqual(sequence.cache.options);
+        // Written again it gives the same file.
+        expectSame(writeSnapshot({ ...restored, fingerprint: FINGERPRINT }), bytes);
 
-      const again = new CachedSequence(restored.cache, restored.tokens);
-      const next = [...sequence.tokens, 7];
-      const options = { maxTokens: 24, ignoreEos: true };
-      const expected = await generate(of, tokenizer, next, { ...options, cache: sequence }).finish();
-      const actual = await generate(of, tokenizer, next, { ...options, cache: again }).finish();
-      expect(actual.ids).toEqual(expected.ids);
-      expect(actual.reusedTokens).toBe(length);
-      expectSame(states(restored.cache), states(sequence.cache));
-    }
-  });
+        const again = new CachedSequence(restored.cache, restored.tokens);
+        const next = [...sequence.tokens, 7];
+        const options = { maxTokens: 24, ignoreEos: true };
+        const expected = await generate(of, tokenizer, next, { ...options, cache: sequence }).finish();
+        const actual = await generate(of, tokenizer, next, { ...options, cache: again }).finish();
+        expect(actual.ids).toEqual(expected.ids);
+        expect(actual.reusedTokens).toBe(length);
+        expectSame(states(restored.cache), states(sequence.cache));
+      }
+    },
+  );
 
   it('tells what it is without a model', async () => {
     const sequence = await filled('xquant-cl:2?window=16', 20);
@@ -113,6 +164,7 @@ describe('a snapshot', () => {
       options: sequence.cache.options,
       length: 20,
       pending: 2,
+      generated: 2,
     });
   });
 
@@ -126,6 +178,59 @@ describe('a snapshot', () => {
   it('needs the ids of all its tokens', async () => {
     const { cache } = await filled('kv', 3);
     expect(() => writeSnapshot({ cache, tokens: [1], fingerprint: FINGERPRINT })).toThrow(ConfigError);
+    const content = { cache, tokens: [1, 2, 3], pending: [4], fingerprint: FINGERPRINT };
+    expect(() => writeSnapshot({ ...content, generated: 5 })).toThrow(ConfigError);
+  });
+
+  it.each(['xquant-cl:2?window=16', 'kvquant:2?window=16'])(
+    'of a generation, wherever it is cut, goes on with the tokens of one that was not: %s',
+    async (spec) => {
+      const prompt = randomTokens(20);
+      const sampling = { temperature: 0.9, topK: 40, seed: 5, ignoreEos: true };
+      const whole = await generate(model, tokenizer, prompt, {
+        ...sampling,
+        cache: spec,
+        maxTokens: 40,
+      }).finish();
+      for (const cut of [1, 12, 13, 31]) {
+        const first = generate(model, tokenizer, prompt, { ...sampling, cache: spec, maxTokens: cut });
+        const { ids } = await first.finish();
+        const { sequence, pending, generated } = first;
+        const { cache, tokens } = sequence;
+        const bytes = writeSnapshot({ cache, tokens, pending, generated, fingerprint: FINGERPRINT });
+        const restored = restoreSnapshot(bytes, 'file', owner);
+        const second = generate(model, tokenizer, [...restored.tokens, ...restored.pending], {
+          ...sampling,
+          generatedBefore: restored.generated,
+          cache: new CachedSequence(restored.cache, restored.tokens),
+          maxTokens: 40 - cut,
+        });
+        expect([...ids, ...(await second.finish()).ids]).toEqual(whole.ids);
+        expect(second.generated).toBe(40);
+      }
+    },
+  );
+
+  it('leaves the end of a text out, so that it is found again', async () => {
+    const always = new Map([[END_OF_SEQUENCE, 1000]]);
+    const generation = generate(model, tokenizer, randomTokens(20), { logitBias: always, cache: 'kv' });
+    expect(await generation.finish()).toMatchObject({ ids: [END_OF_SEQUENCE], stopReason: 'endOfSequence' });
+    expect(generation).toMatchObject({ pending: [], generated: 0 });
+  });
+
+  it('of a prompt that was interrupted has the rest of it', async () => {
+    const prompt = randomTokens(50);
+    const stop = new AbortController();
+    const generation = generate(model, tokenizer, prompt, {
+      cache: 'xquant:2?window=16',
+      prefillChunk: 16,
+      signal: stop.signal,
+      onPrefill: (done) => done >= 32 && stop.abort(),
+    });
+    await expect(generation.finish()).rejects.toThrow();
+    expect([...generation.sequence.tokens, ...generation.pending]).toEqual(prompt);
+    expect(generation.sequence.tokens.length).toBe(32);
+    expect(generation.generated).toBe(0);
   });
 
   it.each(['xquant-cl:2', 'xquant-cl:2@paper'])(
@@ -158,6 +263,13 @@ describe('refused by name', async () => {
     );
   });
 
+  it('another calibration of KVQuant', async () => {
+    const file = written(await filled('kvquant:2?window=16', 20));
+    const other = { model: calibrated(tinyModel(), 2), fingerprint: FINGERPRINT };
+    expect(() => restoreSnapshot(file, 'file', other)).toThrow(/calibration: .* another calibration/);
+    expect(() => restoreSnapshot(file, 'file', { ...owner, model: tinyModel() })).toThrow(/options/);
+  });
+
   it('another version', () => {
     const newer = bytes.slice();
     newer[8] = SNAPSHOT_VERSION + 1;
@@ -187,6 +299,8 @@ describe('refused by name', async () => {
     expect(refusal(edited({ length: 300 })).place).toMatch(/TOKS/);
     expect(refusal(edited({ length: -1 })).place).toMatch(/length/);
     expect(refusal(edited({ pending: 2 ** 50 })).place).toMatch(/TOKS/);
+    expect(refusal(edited({ generated: 38 })).place).toMatch(/generated/);
+    expect(refusal(edited({ calibration: 1 }))).toMatchObject({ place: 'calibration' });
     expect(refusal(edited({ layers: 3 }))).toMatchObject({ place: 'layers' });
     expect(refusal(edited({ model: 'mine' })).place).toMatch(/model/);
     for (const [key, value] of Object.entries({
@@ -217,6 +331,45 @@ describe('refused by name', async () => {
     expect(refusal(assemble([...parts, parts[5]])).reason).toMatch(/expected, found "LAYR 3"/);
     expect(refusal(assemble(parts.slice(0, 5))).place).toBe('layers');
   });
+});
+
+const DAMAGED = [
+  'xquant-cl:2?window=16',
+  'kivi:2?group=16&window=16',
+  'kvquant:4?window=16&outliers=10%&sink=5',
+];
+
+describe('from one backend to the other', () => {
+  it.each(SHARED)(
+    'the same bytes, and logits within the bound of the engine: %s',
+    async (spec, reference) => {
+      const engine = engineFor(reference);
+      for (const [from, to] of [
+        [reference, engine],
+        [engine, reference],
+      ]) {
+        const bytes = written(await filled(spec, 37, from));
+        const [stayed, moved] = [from, to].map((each) =>
+          restoreSnapshot(bytes, 'file', { model: each, fingerprint: FINGERPRINT }),
+        );
+        expect(moved.cache.backend).toBe(to.backend);
+        expectSame(writeSnapshot({ ...moved, fingerprint: FINGERPRINT }), bytes);
+
+        const next = randomTokens(5, 3);
+        const expected = await from.forward(next, stayed.cache);
+        const actual = await to.forward(next, moved.cache);
+        const largest = Math.max(...expected.data.map(Math.abs));
+        for (const [i, value] of actual.data.entries()) {
+          expect(Math.abs(value - expected.data[i])).toBeLessThan(1e-3 * largest);
+        }
+      }
+    },
+  );
+});
+
+describe.each(DAMAGED)('damage: %s', async (spec) => {
+  const sequence = await filled(spec, 37);
+  const bytes = written(sequence);
 
   it('1,000 files damaged at random', () => {
     const sections = split(bytes);
@@ -287,7 +440,7 @@ describe('refused by name', async () => {
       }),
       { numRuns: 1000 },
     );
-    console.log(`damaged snapshots: ${counts.refused} refused, ${counts.equal} equal`);
+    console.log(`damaged snapshots, ${spec}: ${counts.refused} refused, ${counts.equal} equal`);
     expect(counts.refused + counts.equal).toBe(1000);
     expect(counts.refused).toBeGreaterThan(900);
   });
@@ -303,11 +456,14 @@ describe('refused by name', async () => {
           const body = sections[i].body.slice();
           body.set(noise.subarray(0, body.length), at % Math.max(1, body.length - noise.length));
           const forged = assemble(sections.map((each, index) => (index === i ? { ...each, body } : each)));
+          let restored: ReturnType<typeof restoreSnapshot>;
           try {
-            restoreSnapshot(forged, 'file', owner);
+            restored = restoreSnapshot(forged, 'file', owner);
           } catch (error) {
             expect(error).toBeInstanceOf(XQuantError);
+            return;
           }
+          for (const layer of restored.cache.layers) expect(layer.keysAndValues().keys.rows).toBe(37);
         },
       ),
       { numRuns: 500 },

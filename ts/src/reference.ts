@@ -1,0 +1,37 @@
+/**
+ * The parts of the reference, one by one: what a reader of the paper wants to look at, and what an experiment wants
+ * to take apart. `import { XQuantCache } from 'xquant/reference'`; models, files and text are in `xquant`.
+ *
+ * In the order of reading: how a block is sealed, the caches, what is computed offline, the model around them.
+ *
+ * @module xquant/reference
+ */
+
+export { type AccumulatingLayer, Accumulator } from './cache/accumulator.js';
+// Sealing and the window (XQuant §4).
+export { BlockCache, type TokenRows } from './cache/block.js';
+// What is computed before anything is cached (XQuant §3.3), and what is folded into the weights.
+export { factoredMatrix } from './cache/factors.js';
+export { type FoldedProjection, foldGain, foldProjection, project } from './cache/fold.js';
+export { layerBits, quantizedFormat } from './cache/format.js';
+export { KiviCache } from './cache/kivi.js';
+export { Float16KeyValueCache, KeyValueCache } from './cache/kv.js';
+export { KvquantCache } from './cache/kvquant.js';
+export { loadMatrix, type StorageFormat, storeMatrix } from './cache/stored-matrix.js';
+// The caches (XQuant §3).
+export { XQuantCache } from './cache/xquant.js';
+export { CrossLayerBaseCache, CrossLayerCache, CrossLayerDeltaCache } from './cache/xquant-cl.js';
+export { CrossLayerLatentCache } from './cache/xquant-cl-gqa.js';
+export {
+  type LatentBits,
+  rotateLatent,
+  XQuantLatentBaseCache,
+  XQuantLatentCache,
+} from './cache/xquant-gqa.js';
+// The model around them.
+export { causalAttention } from './model/attention.js';
+export { mlp, silu } from './model/mlp.js';
+export { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './model/rms-norm.js';
+export { applyRope, ropeFrequencies } from './model/rope.js';
+// Numbers.
+export { roundHalfEven } from './numerics/round.js';
