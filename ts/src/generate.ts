@@ -166,6 +166,43 @@ export class CachedSequence {
   }
 }
 
+/** What running a prompt gives. */
+export interface PromptRun {
+  /** Of the last token, [1, vocabSize]. */
+  readonly logits: Matrix;
+  /** Tokens that the cache had already. */
+  readonly reusedTokens: number;
+  readonly seconds: number;
+}
+
+/**
+ * Brings a cache to the end of a prompt: runs what of the prompt it does not hold.
+ *
+ * @throws what the model throws, or the signal's reason; the cache then holds what was run
+ */
+export async function runPrompt(
+  model: LanguageModel,
+  sequence: CachedSequence,
+  prompt: readonly number[],
+  options: Pick<GenerateOptions, 'prefillChunk' | 'signal' | 'onPrefill'> = {},
+): Promise<PromptRun> {
+  const { prefillChunk = PREFILL_CHUNK, signal, onPrefill } = options;
+  const started = performance.now();
+  signal?.throwIfAborted();
+  const reusedTokens = sequence.keepPrefix(prompt);
+  let at = reusedTokens;
+  let logits: Matrix | undefined;
+  while (logits === undefined || at < prompt.length) {
+    // Chunks end at multiples of their size, wherever they start: tokens of a chunk see each other exactly,
+    // so the same prompt should be cut in the same places whether or not its beginning was in the cache.
+    const end = Math.min(prompt.length, at - (at % prefillChunk) + prefillChunk);
+    logits = await sequence.run(model, prompt.slice(at, end), { signal });
+    at = end;
+    onPrefill?.(at, prompt.length);
+  }
+  return { logits, reusedTokens, seconds: (performance.now() - started) / 1000 };
+}
+
 /**
  * Starts a generation. Nothing runs before it is iterated or finished.
  *
@@ -193,6 +230,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   readonly #options: GenerateOptions;
   readonly #sampler: Sampler;
   readonly #output: StopFilter;
+  readonly #runPrompt: () => Promise<PromptRun>;
   readonly #steps: AsyncGenerator<GeneratedToken, void, undefined>;
   readonly #ids: number[] = [];
   #text = '';
@@ -201,12 +239,16 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   #generateSeconds = 0;
   #stopReason: StopReason | undefined;
 
-  /** @see generate */
+  /**
+   * @param prompted brings `sequence` to the end of the prompt in another way than {@link runPrompt}
+   * @see generate
+   */
   constructor(
     model: LanguageModel,
     tokenizer: GenerationTokenizer,
     prompt: string | ArrayLike<number>,
     options: GenerateOptions,
+    prompted?: () => Promise<PromptRun>,
   ) {
     const { cache = DEFAULT_CACHE, stop = [], ignoreEos, logitBias, prefillChunk, maxTokens } = options;
     const { generatedBefore = 0 } = options;
@@ -233,6 +275,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     this.#model = model;
     this.#tokenizer = tokenizer;
     this.#options = options;
+    this.#runPrompt = prompted ?? (() => runPrompt(model, this.sequence, this.prompt, options));
     this.#steps = this.#run();
   }
 
@@ -292,7 +335,10 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     const decoder = this.#tokenizer.createDecoder(this.prompt);
     const history = [...this.prompt];
     try {
-      let logits = await this.#prefill();
+      const prompted = await this.#runPrompt();
+      this.#reusedTokens = prompted.reusedTokens;
+      this.#prefillSeconds = prompted.seconds;
+      let { logits } = prompted;
       let reason: StopReason | undefined = maxTokens === 0 ? 'maxTokens' : undefined;
       while (reason === undefined) {
         let started = performance.now();
@@ -320,29 +366,5 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     } finally {
       this.#stopReason ??= 'interrupted'; // an error, or the caller left the loop
     }
-  }
-
-  /**
-   * Runs what of the prompt is not in the cache.
-   *
-   * @returns logits of the last token, [1, vocabSize]
-   */
-  async #prefill(): Promise<Matrix> {
-    const { prefillChunk = PREFILL_CHUNK, signal, onPrefill } = this.#options;
-    const started = performance.now();
-    signal?.throwIfAborted();
-    this.#reusedTokens = this.sequence.keepPrefix(this.prompt);
-    let at = this.#reusedTokens;
-    let logits: Matrix | undefined;
-    while (logits === undefined || at < this.prompt.length) {
-      // Chunks end at multiples of their size, wherever they start: tokens of a chunk see each other exactly,
-      // so the same prompt should be cut in the same places whether or not its beginning was in the cache.
-      const end = Math.min(this.prompt.length, at - (at % prefillChunk) + prefillChunk);
-      logits = await this.sequence.run(this.#model, this.prompt.slice(at, end), { signal });
-      at = end;
-      onPrefill?.(at, this.prompt.length);
-    }
-    this.#prefillSeconds = (performance.now() - started) / 1000;
-    return logits;
   }
 }

@@ -69,6 +69,8 @@ export {
   type GenerationTokenizer,
   generate,
   PREFILL_CHUNK,
+  type PromptRun,
+  runPrompt,
   type StopReason,
   type StreamingDecoder,
 } from './generate.js';
@@ -101,6 +103,7 @@ export { type LoadedModel, type LoadModelOptions, loadModel } from './load.js';
 export { ARCHITECTURES, type Architecture, type ModelConfig, type RopeLayout } from './model/config.js';
 export type {
   AttentionMode,
+  BatchOptions,
   ForwardOptions,
   LanguageModel,
   TappedTensor,
@@ -162,6 +165,12 @@ export {
   type WeightTensor,
   type WeightType,
 } from './quant/weight-formats.js';
+export {
+  generateSamples,
+  SampleGeneration,
+  type SampleOptions,
+  type SampleToken,
+} from './samples.js';
 export {
   Random,
   type SampledToken,

@@ -52,6 +52,10 @@ export interface Requests {
     { cache: number; tokens: number[]; logits: 'last' | 'all'; mode: AttentionMode },
     CacheReport & { logits: Matrix },
   ];
+  forwardBatch: [
+    { caches: number[]; tokens: number[][]; logits: 'last' | 'all'; mode: AttentionMode },
+    { reports: CacheReport[]; logits: Matrix },
+  ];
   save: [{ cache: number; tokens: readonly number[]; pending: readonly number[] }, Uint8Array<ArrayBuffer>];
   restore: [
     { cache: number; bytes: Uint8Array; path: string },

@@ -15,8 +15,8 @@ import { assertIndex, CacheStateError, ConfigError, DisposedError, KernelError }
 import type { ModelFile } from '../io/model-file.js';
 import type { LoadProgress } from '../io/progress.js';
 import type { ModelConfig } from '../model/config.js';
-import type { ForwardOptions, LanguageModel } from '../model/language-model.js';
-import { assertTokens } from '../model/tokens.js';
+import type { BatchOptions, ForwardOptions, LanguageModel } from '../model/language-model.js';
+import { assertBatch, assertTokens } from '../model/tokens.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { fromPortable } from './errors.js';
 import type {
@@ -205,6 +205,23 @@ export class RemoteModel implements LanguageModel {
     const body = { cache: own.id, tokens: Array.from(tokens), logits, mode };
     const answer = await own.ordered(() => this.#connection.request('forward', body, { signal }));
     own.note(answer);
+    return answer.logits;
+  }
+
+  async forwardBatch(
+    tokens: readonly ArrayLike<number>[],
+    caches: readonly ModelCache[],
+    options: BatchOptions = {},
+  ): Promise<Matrix> {
+    const { logits = 'last', mode = 'generation', signal } = options;
+    assertBatch(tokens, caches);
+    const own = caches.map((cache) => this.#own(cache));
+    for (const [i, cache] of own.entries()) assertTokens(tokens[i], cache, this.config);
+    for (const cache of own) await cache.ordered(async () => undefined); // what was asked before has worked
+    const lists = tokens.map((list) => Array.from(list));
+    const body = { caches: own.map(({ id }) => id), tokens: lists, logits, mode };
+    const answer = await this.#connection.request('forwardBatch', body, { signal });
+    for (const [i, cache] of own.entries()) cache.note(answer.reports[i]);
     return answer.logits;
   }
 

@@ -102,6 +102,11 @@ class Engine {
       const result = await this.#loaded().forward(tokens, own, { logits, mode, signal });
       return { ...report(own), logits: result };
     },
+    forwardBatch: async ({ caches, tokens, logits, mode }, _id, signal) => {
+      const own = caches.map((cache) => this.#cache(cache));
+      const result = await this.#loaded().forwardBatch(tokens, own, { logits, mode, signal });
+      return { reports: own.map(report), logits: result };
+    },
     save: ({ cache, tokens, pending }) =>
       writeSnapshot({
         cache: this.#cache(cache),

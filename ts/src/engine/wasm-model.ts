@@ -13,10 +13,10 @@ import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
 import type { CacheOptions, KeyValueProjection, LayerInput, ModelCache } from '../cache/types.js';
 import { CacheStateError, ConfigError, DisposedError, KernelError } from '../errors.js';
 import { assertModelConfig, derivedSizes, type ModelConfig } from '../model/config.js';
-import type { ForwardOptions, LanguageModel } from '../model/language-model.js';
+import type { BatchOptions, LanguageModel } from '../model/language-model.js';
 import { normalizeHeads, normalizeRows } from '../model/rms-norm.js';
 import { ropeFrequencies } from '../model/rope.js';
-import { assertTokens } from '../model/tokens.js';
+import { assertBatch, assertTokens } from '../model/tokens.js';
 import { assertWeightShapes, type FileWeights } from '../model/weights.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { Kernels } from './kernels.js';
@@ -210,29 +210,14 @@ export class WasmModel implements LanguageModel, CacheHost {
     return this.#inTurn(() => this.#forward([tokens], [this.#own(cache)], options));
   }
 
-  /**
-   * One pass for several sequences: the next tokens of each. Blocks that all of them share, because they were
-   * cloned from one prompt, are rematerialized once.
-   *
-   * @param tokens ids of each sequence, at least one
-   * @param caches made by this model with the same options, all different
-   * @returns logits, fresh, of the last token of each sequence, or of all tokens, sequence by sequence
-   * @throws what {@link forward} throws; no sequence has changed then
-   */
+  /** Blocks that all sequences share are rematerialized once. */
   async forwardBatch(
     tokens: readonly ArrayLike<number>[],
     caches: readonly ModelCache[],
-    options: ForwardOptions = {},
+    options: BatchOptions = {},
   ): Promise<Matrix> {
-    if (tokens.length === 0 || tokens.length !== caches.length) {
-      throw new RangeError(
-        `"tokens" must hold one list for each of ${caches.length} caches, got ${tokens.length}`,
-      );
-    }
+    assertBatch(tokens, caches);
     const own = caches.map((cache) => this.#own(cache));
-    if (new Set(own).size !== own.length || own.some(({ plan }) => plan !== own[0].plan)) {
-      throw new ConfigError('caches', `${own.length} caches`, 'different caches with the same options');
-    }
     return this.#inTurn(() => this.#forward(tokens, own, options));
   }
 

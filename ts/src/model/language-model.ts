@@ -55,6 +55,9 @@ export interface ForwardOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Options of one pass for several sequences. */
+export type BatchOptions = Omit<ForwardOptions, 'onTensor'>;
+
 /** A model that can run. */
 export interface LanguageModel {
   readonly config: ModelConfig;
@@ -77,6 +80,22 @@ export interface LanguageModel {
    * @throws {CacheStateError} if the cache is of another backend or the sequence exceeds the context
    */
   forward(tokens: ArrayLike<number>, cache: ModelCache, options?: ForwardOptions): Promise<Matrix>;
+  /**
+   * Runs the next tokens of several sequences in one pass. What the sequences share, because their caches were
+   * cloned from one prompt, need not be rematerialized for each of them.
+   *
+   * @param tokens ids of each sequence, at least one
+   * @param caches made by this model with the same options, all different
+   * @returns logits, fresh, of the last token of each sequence, or of all tokens, sequence by sequence
+   * @throws {RangeError} if there is not one list of tokens for each cache
+   * @throws {ConfigError} if a cache is there twice, or two have other options
+   * @throws what {@link forward} throws; no sequence has changed then
+   */
+  forwardBatch(
+    tokens: readonly ArrayLike<number>[],
+    caches: readonly ModelCache[],
+    options?: BatchOptions,
+  ): Promise<Matrix>;
   /** Gives memory back; the model cannot be used afterwards. */
   dispose(): void | Promise<void>;
   /** The same, for `await using`. */

@@ -5,7 +5,7 @@
  */
 
 import type { ModelCache } from '../cache/types.js';
-import { CacheStateError } from '../errors.js';
+import { CacheStateError, ConfigError } from '../errors.js';
 import type { ModelConfig } from './config.js';
 
 /**
@@ -27,5 +27,25 @@ export function assertTokens(tokens: ArrayLike<number>, cache: ModelCache, confi
   if (total > config.maxPositionEmbeddings) {
     const reason = `the context of the model is ${config.maxPositionEmbeddings} tokens`;
     throw new CacheStateError(cache.options.variant, cache.length, `add ${tokens.length} tokens`, reason);
+  }
+}
+
+/**
+ * Requires sequences that can go through the model in one pass.
+ *
+ * @param tokens ids of each sequence
+ * @throws {RangeError} if there is not one list for each cache
+ * @throws {ConfigError} if a cache is there twice, or two have other options
+ */
+export function assertBatch(tokens: readonly ArrayLike<number>[], caches: readonly ModelCache[]): void {
+  if (tokens.length === 0 || tokens.length !== caches.length) {
+    throw new RangeError(
+      `"tokens" must hold one list for each of ${caches.length} caches, at least one, got ${tokens.length}`,
+    );
+  }
+  const distinct = new Set(caches).size === caches.length;
+  const kinds = new Set(caches.map(({ options }) => JSON.stringify(options)));
+  if (!distinct || kinds.size > 1) {
+    throw new ConfigError('caches', `${caches.length} caches`, 'different caches with the same options');
   }
 }

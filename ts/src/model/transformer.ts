@@ -18,12 +18,12 @@ import { CacheStateError, DisposedError } from '../errors.js';
 import { add, concatRows, linear, type Matrix, matrix, row, rowRange } from '../numerics/matrix.js';
 import { causalAttention } from './attention.js';
 import { assertModelConfig, derivedSizes, type ModelConfig } from './config.js';
-import type { ForwardOptions, LanguageModel, TappedTensor } from './language-model.js';
+import type { BatchOptions, ForwardOptions, LanguageModel, TappedTensor } from './language-model.js';
 import { mlp } from './mlp.js';
 import { pauseForEvents } from './pause.js';
 import { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './rms-norm.js';
 import { applyRope, ropeFrequencies } from './rope.js';
-import { assertTokens } from './tokens.js';
+import { assertBatch, assertTokens } from './tokens.js';
 import { assertWeightShapes, type ReferenceWeights } from './weights.js';
 
 /** The reference implementation of {@link LanguageModel}. */
@@ -82,6 +82,29 @@ export class ReferenceModel implements LanguageModel {
       // Layers before the one that failed have stored the tokens already.
       cache.layers.forEach((layer, index) => {
         layer.restore(before[index]);
+      });
+      throw error;
+    }
+  }
+
+  /** One sequence after another. */
+  async forwardBatch(
+    tokens: readonly ArrayLike<number>[],
+    caches: readonly ModelCache[],
+    options: BatchOptions = {},
+  ): Promise<Matrix> {
+    assertBatch(tokens, caches);
+    const before = caches.map((cache) => cache.layers.map((layer) => layer.state()));
+    const logits: Matrix[] = [];
+    try {
+      for (const [i, cache] of caches.entries()) logits.push(await this.forward(tokens[i], cache, options));
+      return concatRows(logits, this.config.vocabSize);
+    } catch (error) {
+      // Sequences before the one that failed have stored their tokens already.
+      caches.slice(0, logits.length).forEach((cache, i) => {
+        cache.layers.forEach((layer, index) => {
+          layer.restore(before[i][index]);
+        });
       });
       throw error;
     }

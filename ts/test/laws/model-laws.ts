@@ -112,6 +112,45 @@ export function modelLaws(backend: string, create: ModelFactory, tolerance: numb
       }
     });
 
+    it.each(QUANTIZED)('%s: several sequences in one pass are each as if alone', async (spec) => {
+      const m = await model;
+      const prompt = m.createCache(spec);
+      await m.forward(tokens.slice(0, 37), prompt);
+      const other = m.createCache(spec);
+      await m.forward(randomTokens(20, 3), other);
+      const caches = [prompt, prompt.clone(), other];
+      const next = [[1, 2, 3], [4], [5, 6]];
+      const alone: Float32Array[] = [];
+      for (const [i, cache] of caches.entries()) {
+        alone.push((await m.forward(next[i], cache.clone())).data);
+      }
+      const together = await m.forwardBatch(next, caches);
+      expect([together.rows, together.columns]).toEqual([3, config.vocabSize]);
+      expect(caches.map(({ length }) => length)).toEqual([40, 38, 22]);
+      alone.forEach((logits, i) => {
+        expectClose(together.data.slice(i * config.vocabSize, (i + 1) * config.vocabSize), logits);
+      });
+      const all = await m.forwardBatch([[1, 2], [3]], caches.slice(1), { logits: 'all' });
+      expect(all.rows).toBe(3);
+    });
+
+    it('a pass of several sequences that fails changes none of them', async () => {
+      const m = await model;
+      const caches = [m.createCache('xquant-cl:2?window=16'), m.createCache('xquant-cl:2?window=16')];
+      for (const cache of caches) await m.forward(tokens.slice(0, 15), cache);
+      const states = () => caches.map(({ layers }) => layers.map((layer) => layer.state()));
+      const before = states();
+      await expect(m.forwardBatch([[1, 2, 3], [config.vocabSize]], caches)).rejects.toThrow(RangeError);
+      const signal = AbortSignal.abort(new Error('enough'));
+      await expect(m.forwardBatch([[1, 2, 3], [4]], caches, { signal })).rejects.toThrow('enough');
+      expectSame(states(), before);
+      await expect(m.forwardBatch([[1]], caches)).rejects.toThrow(/one list for each of 2 caches/);
+      await expect(m.forwardBatch([], [])).rejects.toThrow(RangeError);
+      await expect(m.forwardBatch([[1], [2]], [caches[0], caches[0]])).rejects.toThrow(/different caches/);
+      await expect(m.forwardBatch([[1], [2]], [caches[0], m.createCache('kv')])).rejects.toThrow(ConfigError);
+      expectSame(states(), before);
+    });
+
     it('refuses tokens it cannot take', async () => {
       const m = await model;
       const cache = m.createCache('kv');

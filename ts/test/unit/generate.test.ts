@@ -29,6 +29,7 @@ function speaking(text: string, end = true): LanguageModel {
       logits.data[said[cache.length - 1] ?? END_OF_SEQUENCE] = 10;
       return logits;
     },
+    forwardBatch: () => Promise.reject(new Error('not expected')),
     dispose() {},
     async [Symbol.asyncDispose]() {},
   };
