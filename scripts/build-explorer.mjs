@@ -4,6 +4,7 @@
  *     node scripts/build-explorer.mjs [FOLDER]     default: docs/site
  *
  *     FOLDER/explorer/index.html  style.css
+ *                     offline.js                   keeps the page for visits without a network
  *                     js/theme.js  main.js  worker.js      the theme, the page, and the worker that holds the model
  *                     wasm/                        the kernels
  *                     models/                      the embedded models
@@ -38,11 +39,12 @@ copy(join(root, 'golden/models'), join(target, 'models'), '.gguf');
 
 mkdirSync(join(target, 'js'));
 for (const [name, entry] of [
-  ['theme', 'theme-start.ts'],
-  ['main', 'main.ts'],
-  ['worker', 'worker.ts'],
+  ['js/theme.js', 'theme-start.ts'],
+  ['js/main.js', 'main.ts'],
+  ['js/worker.js', 'worker.ts'],
+  ['offline.js', 'offline.ts'],
 ]) {
   const { code } = await bundle(join(source, entry));
-  writeFileSync(join(target, 'js', `${name}.js`), code);
-  console.log(`explorer/js/${name}.js: ${code.length} bytes`);
+  writeFileSync(join(target, name), code);
+  console.log(`explorer/${name}: ${code.length} bytes`);
 }

@@ -155,7 +155,7 @@ export class LaneView {
     const { bytes, float16Bytes, generated, seconds, loss, length, id, text, stopped } = report;
     if (id !== undefined) {
       this.ids.push(id);
-      const piece = make('span', {}, text);
+      const piece = make('span', { 'data-token': String(id) }, text);
       this.#pieces.push(piece);
       const atEnd = this.#output.scrollTop + this.#output.clientHeight >= this.#output.scrollHeight - 40;
       this.#output.append(piece);

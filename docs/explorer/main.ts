@@ -33,4 +33,8 @@ drawMemory();
 if (!detectFeatures().simd) {
   app.fail('This browser has no WebAssembly SIMD, which the explorer needs: use one from 2023 or later.');
 }
-document.documentElement.dataset.ready = '';
+if (globalThis.isSecureContext && 'serviceWorker' in navigator) {
+  navigator.serviceWorker
+    .register(new URL('../offline.js', import.meta.url))
+    .catch((error: unknown) => console.warn('The page is not kept for visits without a network:', error));
+}

@@ -66,6 +66,7 @@ export async function openPage(
 ): Promise<WatchedPage> {
   const context = await browser.newContext(options);
   const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
   const complaints: string[] = [];
   page.on('console', (message) => {
     if (message.type() === 'error' || message.type() === 'warning') {
@@ -102,8 +103,14 @@ export async function longestTask<T>(
   action: () => Promise<T>,
 ): Promise<{ milliseconds: number; result: T }> {
   await browser.startTracing(page, { categories: ['toplevel', 'disabled-by-default-devtools.timeline'] });
-  const result = await action();
-  const trace = JSON.parse((await browser.stopTracing()).toString('utf8')) as { traceEvents: TraceEvent[] };
+  let result: T;
+  let recorded: Buffer | undefined;
+  try {
+    result = await action();
+  } finally {
+    recorded = await browser.stopTracing();
+  }
+  const trace = JSON.parse(recorded.toString('utf8')) as { traceEvents: TraceEvent[] };
   const mainThreads = new Set<string>();
   for (const { name, args, pid, tid } of trace.traceEvents) {
     if (name === 'thread_name' && args?.name === 'CrRendererMain') mainThreads.add(`${pid} ${tid}`);

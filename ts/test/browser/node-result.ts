@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { WasmModel } from '../../src/engine/wasm-model.js';
 import { CachedSequence, type GenerateOptions, generate } from '../../src/generate.js';
 import { loadModelFile } from '../../src/io/load-model.js';
-import { writeSnapshot } from '../../src/io/snapshot.js';
+import { restoreSnapshot, writeSnapshot } from '../../src/io/snapshot.js';
 import { Tokenizer } from '../../src/text/tokenizer.js';
 
 /** The repository, with `/` at the end. */
@@ -57,6 +57,16 @@ export class NodeModel implements AsyncDisposable {
     const { tokens } = sequence;
     const content = { cache: sequence.cache, tokens, pending: ids.slice(-1), fingerprint: this.#fingerprint };
     return writeSnapshot(content);
+  }
+
+  /** Goes on from a snapshot. @returns generated ids */
+  async continue(snapshot: Uint8Array, options: GenerateOptions): Promise<readonly number[]> {
+    const owner = { model: this.#model, fingerprint: this.#fingerprint };
+    const { cache, tokens, pending } = restoreSnapshot(snapshot, 'snapshot', owner);
+    const prompt = [...tokens, ...pending];
+    const sequence = new CachedSequence(cache, tokens);
+    return (await generate(this.#model, this.#tokenizer, prompt, { ...options, cache: sequence }).finish())
+      .ids;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
