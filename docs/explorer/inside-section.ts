@@ -65,9 +65,14 @@ export function insideSection(app: App, lanes: readonly LaneView[]): InsideSecti
     const size = { rows, columns };
     const range = (value: number) => `from −${value.toPrecision(3)} (blue) to ${value.toPrecision(3)} (red)`;
     const relative = rootMeanSquare(difference) / rootMeanSquare(exact);
+    const restoredSymbol = symbol.length === 1 ? `${symbol}\u0302` : symbol; // with a hat, as in the paper
     const maps = [
       valueMap(exact, limit, { ...size, title: `${symbol}, as it was`, caption: range(limit) }),
-      valueMap(restored, limit, { ...size, title: `${symbol}̂, as it comes back`, caption: range(limit) }),
+      valueMap(restored, limit, {
+        ...size,
+        title: `${restoredSymbol}, as it comes back`,
+        caption: range(limit),
+      }),
       valueMap(difference, errorLimit, { ...size, title: 'Difference', caption: range(errorLimit) }),
     ];
     if (codes) {
