@@ -13,7 +13,13 @@
 
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { loadModelFile, measurePerplexity, ReferenceModel, referenceWeights, Tokenizer } from '../dist/index.js';
+import {
+  loadModelFile,
+  measurePerplexity,
+  ReferenceModel,
+  referenceWeights,
+  Tokenizer,
+} from '../dist/index.js';
 
 const PAGE = new URL('../docs/reference.md', import.meta.url);
 const WINDOW = 2048;
@@ -141,7 +147,10 @@ async function measure(textFile, results) {
       if (piece++ % parts !== part - 1) continue;
       const batch = caches.slice(at, at + BATCH).filter((each) => !known.has(`${name} ${window} ${each}`));
       if (batch.length === 0) continue;
-      const { baseline, caches: measured } = await measurePerplexity(model, ids, { caches: batch, windows: 1 });
+      const { baseline, caches: measured } = await measurePerplexity(model, ids, {
+        caches: batch,
+        windows: 1,
+      });
       for (const { cache, windowLosses, compression, seconds, klDivergence } of measured) {
         const line = {
           model: name,
@@ -188,7 +197,9 @@ function table(ladder, results) {
   if (windows === 0) fail('not every cache has been measured');
   const perplexity = (values) => Math.exp(values.reduce((sum, value) => sum + value, 0) / values.length);
   const rowsOf = (cache) =>
-    results.filter((each) => each.cache === cache && each.window < windows).sort((a, b) => a.window - b.window);
+    results
+      .filter((each) => each.cache === cache && each.window < windows)
+      .sort((a, b) => a.window - b.window);
 
   const baseline = perplexity(rowsOf(caches[0][0]).map(({ baselineLoss }) => baselineLoss));
   const independent = caches.some(([, expected]) => expected !== null);

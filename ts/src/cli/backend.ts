@@ -20,7 +20,10 @@ import { Tokenizer } from '../text/tokenizer.js';
 import { usage } from './errors.js';
 import type { ModelOptions } from './options.js';
 import { withProgress } from './progress.js';
-import { readInput, type Terminal } from './terminal.js';
+import { readInput, type Terminal, write } from './terminal.js';
+
+/** Factoring that takes longer deserves to be done once and kept. */
+const LONG_FACTORING_SECONDS = 5;
 
 /** Factors of a model that are computed when first asked for. */
 interface FactorStore {
@@ -128,7 +131,13 @@ export async function prepareCaches(
     return factorsOfCache(options, config.numHiddenLayers);
   });
   for (const path of calibrations) await loadCalibration(opened, path, terminal);
+  const started = performance.now();
   await computeFactors(opened.factors, names, terminal);
+  const seconds = (performance.now() - started) / 1000;
+  if (seconds >= LONG_FACTORING_SECONDS && terminal.stderr.isTTY) {
+    const advice = '"xquant svd" keeps the factors in a file, and --svd takes them from there';
+    await write(terminal.stderr, `factoring took ${seconds.toFixed(0)} s: ${advice}\n`);
+  }
 }
 
 /** Makes a calibration known to the model; an embedded model finds its own. */

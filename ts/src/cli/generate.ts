@@ -233,10 +233,10 @@ export function describe(generation: Generation, cache: string, { model }: Opene
   const reused = reusedTokens > 0 ? `, ${reusedTokens} of them cached` : '';
   const { backend, kernel, threads = 1 } = runsOn(model);
   const engine = kernel ? `${kernel}, ${threads} ${threads === 1 ? 'thread' : 'threads'}` : backend;
-  const smaller = (float16KeyValueBytes(model.config, length) / stored).toFixed(1);
+  const float16 = formatBytes(float16KeyValueBytes(model.config, length));
   return (
     `prompt ${promptTokens} tokens${reused} (${rate(promptTokens - reusedTokens, prefillSeconds)}), ` +
     `generated ${generatedTokens} (${rate(generatedTokens, generateSeconds)}), ended: ${summary.stopReason}, ` +
-    `cache ${cache}: ${length} tokens in ${formatBytes(stored)}, ${smaller}x smaller than f16 KV, ${engine}\n`
+    `cache ${cache}: ${length} tokens in ${formatBytes(stored)} (f16 KV: ${float16}), ${engine}\n`
   );
 }

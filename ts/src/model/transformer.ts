@@ -13,7 +13,13 @@ import { ReferenceCache } from '../cache/create.js';
 import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
 import { project } from '../cache/fold.js';
 import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
-import type { KeysAndValues, KeyValueProjection, LayerCache, ModelCache } from '../cache/types.js';
+import type {
+  KeysAndValues,
+  KeyValueProjection,
+  LayerCache,
+  LayerInput,
+  ModelCache,
+} from '../cache/types.js';
 import { CacheStateError, DisposedError } from '../errors.js';
 import { add, concatRows, linear, type Matrix, matrix, row, rowRange } from '../numerics/matrix.js';
 import { causalAttention } from './attention.js';
@@ -58,19 +64,11 @@ export class ReferenceModel implements LanguageModel {
   async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {
     const weights = this.#weights;
     if (!weights) throw new DisposedError('model');
-    if (!(cache instanceof ReferenceCache)) {
-      throw new CacheStateError(
-        cache.options.variant,
-        cache.length,
-        'run',
-        `it belongs to backend "${cache.backend}"`,
-      );
-    }
+    assertReferenceCache(cache);
     assertTokens(tokens, cache, this.config);
     const { rmsNormEps } = this.config;
-    const before = cache.layers.map((layer) => layer.state());
 
-    try {
+    return undoOnError([cache], async () => {
       let stream = embed(tokens, weights.embedding); // [T, hiddenSize]
       for (const [index, layer] of weights.layers.entries()) {
         await pauseForEvents(options.signal);
@@ -78,13 +76,7 @@ export class ReferenceModel implements LanguageModel {
       }
       const last = options.logits === 'all' ? stream : rowRange(stream, stream.rows - 1, stream.rows);
       return linear(rmsNorm(last, weights.outputNorm, rmsNormEps), weights.output); // [1 or T, vocabSize]
-    } catch (error) {
-      // Layers before the one that failed have stored the tokens already.
-      cache.layers.forEach((layer, index) => {
-        layer.restore(before[index]);
-      });
-      throw error;
-    }
+    });
   }
 
   /** One sequence after another. */
@@ -94,20 +86,12 @@ export class ReferenceModel implements LanguageModel {
     options: BatchOptions = {},
   ): Promise<Matrix> {
     assertBatch(tokens, caches);
-    const before = caches.map((cache) => cache.layers.map((layer) => layer.state()));
-    const logits: Matrix[] = [];
-    try {
+    for (const cache of caches) assertReferenceCache(cache);
+    return undoOnError(caches, async () => {
+      const logits: Matrix[] = [];
       for (const [i, cache] of caches.entries()) logits.push(await this.forward(tokens[i], cache, options));
       return concatRows(logits, this.config.vocabSize);
-    } catch (error) {
-      // Sequences before the one that failed have stored their tokens already.
-      caches.slice(0, logits.length).forEach((cache, i) => {
-        cache.layers.forEach((layer, index) => {
-          layer.restore(before[i][index]);
-        });
-      });
-      throw error;
-    }
+    });
   }
 
   dispose(): void {
@@ -145,11 +129,9 @@ export class ReferenceModel implements LanguageModel {
     if (weights.queryNorm) queries = normalizeHeads(queries, weights.queryNorm, rmsNormEps);
     show('queries', queries);
 
+    // Keys (before RoPE) and values of the whole sequence: [L, kvDim] each.
     const input = { x, normalized, stream };
-    const {
-      keys,
-      values,
-    } = // [L, kvDim], keys before RoPE
+    const { keys, values } =
       mode === 'teacherForced'
         ? storeThenRead(cache, input)
         : readThenStore(cache, input, this.projections[index]);
@@ -173,17 +155,13 @@ export class ReferenceModel implements LanguageModel {
 }
 
 /** Evaluation: every token, the newest included, is seen as the cache stores it (XQuant §4.1). */
-function storeThenRead(cache: LayerCache, input: Parameters<LayerCache['append']>[0]): KeysAndValues {
+function storeThenRead(cache: LayerCache, input: LayerInput): KeysAndValues {
   cache.append(input);
   return cache.keysAndValues();
 }
 
 /** Generation: tokens of this pass see each other exactly, and the past as the cache stores it (XQuant §4). */
-function readThenStore(
-  cache: LayerCache,
-  input: Parameters<LayerCache['append']>[0],
-  projection: KeyValueProjection,
-): KeysAndValues {
+function readThenStore(cache: LayerCache, input: LayerInput, projection: KeyValueProjection): KeysAndValues {
   const past = cache.keysAndValues();
   const exact = project(input.x, input.x, projection, projection);
   cache.append(input);
@@ -191,6 +169,25 @@ function readThenStore(
     keys: concatRows([past.keys, exact.keys], projection.kvDim),
     values: concatRows([past.values, exact.values], projection.kvDim),
   };
+}
+
+/** Does some work on caches; if it fails, they hold again what they held before. */
+async function undoOnError<T>(caches: readonly ModelCache[], work: () => Promise<T>): Promise<T> {
+  const before = caches.map(({ layers }) => layers.map((layer) => layer.state()));
+  try {
+    return await work();
+  } catch (error) {
+    for (const [i, { layers }] of caches.entries()) {
+      for (const [index, layer] of layers.entries()) layer.restore(before[i][index]);
+    }
+    throw error;
+  }
+}
+
+function assertReferenceCache(cache: ModelCache): asserts cache is ReferenceCache {
+  if (cache instanceof ReferenceCache) return;
+  const reason = `it belongs to backend "${cache.backend}"`;
+  throw new CacheStateError(cache.options.variant, cache.length, 'run', reason);
 }
 
 /** What the caches know of the weights of each layer. */

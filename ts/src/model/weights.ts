@@ -102,7 +102,7 @@ export function assertWeightShapes(
     for (const role of MATRIX_ROLES) assertShape(layer[role], matrices[role], `layer ${index} ${role}`);
     for (const role of VECTOR_ROLES) {
       const vector = layer[role];
-      if (vector) assertVector(vector, vectors[role], `layer ${index} ${role}`, index);
+      if (vector) assertVector(vector, vectors[role], `layer ${index} ${role}`);
     }
   }
 }
@@ -148,10 +148,15 @@ function assertShape(
   }
 }
 
-function assertVector(vector: Float32Array, length: number, name: string, layer?: number): void {
+function assertVector(vector: Float32Array, length: number, name: string): void {
   if (vector.length !== length) throw new ShapeError('weights', name, [length], [vector.length]);
   const bad = vector.findIndex((value) => !Number.isFinite(value));
   if (bad >= 0) {
-    throw new NumericError('load', vector[bad], { tensor: name, layer, channel: bad }, 'not a finite number');
+    throw new NumericError(
+      'load',
+      vector[bad],
+      { tensor: name, channel: bad },
+      'a weight is not a finite number',
+    );
   }
 }
