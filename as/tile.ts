@@ -144,9 +144,9 @@ export function panelTimesRows(
       let i30 = i00;
       let i31 = i00;
       do {
-        // two pairs of k
-        let w0 = v128.load(w);
-        let w1 = v128.load(w, 16);
+        // one pair of k; V8 unrolls, and given two it loads more than it has registers for
+        const w0 = v128.load(w);
+        const w1 = v128.load(w, 16);
         let a = v128.load32_splat(x0);
         i00 = i32x4.add(i00, i32x4.dot_i16x8_s(w0, a));
         i01 = i32x4.add(i01, i32x4.dot_i16x8_s(w1, a));
@@ -159,27 +159,11 @@ export function panelTimesRows(
         a = v128.load32_splat(x3);
         i30 = i32x4.add(i30, i32x4.dot_i16x8_s(w0, a));
         i31 = i32x4.add(i31, i32x4.dot_i16x8_s(w1, a));
-
-        w0 = v128.load(w, 32);
-        w1 = v128.load(w, 48);
-        a = v128.load32_splat(x0, 4);
-        i00 = i32x4.add(i00, i32x4.dot_i16x8_s(w0, a));
-        i01 = i32x4.add(i01, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x1, 4);
-        i10 = i32x4.add(i10, i32x4.dot_i16x8_s(w0, a));
-        i11 = i32x4.add(i11, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x2, 4);
-        i20 = i32x4.add(i20, i32x4.dot_i16x8_s(w0, a));
-        i21 = i32x4.add(i21, i32x4.dot_i16x8_s(w1, a));
-        a = v128.load32_splat(x3, 4);
-        i30 = i32x4.add(i30, i32x4.dot_i16x8_s(w0, a));
-        i31 = i32x4.add(i31, i32x4.dot_i16x8_s(w1, a));
-
-        w += 64;
-        x0 += 8;
-        x1 += 8;
-        x2 += 8;
-        x3 += 8;
+        w += 32;
+        x0 += 4;
+        x1 += 4;
+        x2 += 4;
+        x3 += 4;
       } while (x0 < end);
 
       const p0 = v128.load(ws);
