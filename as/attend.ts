@@ -11,7 +11,7 @@
 
 import { ropeHead, rmsNorm } from './elementwise';
 import { exponential, exponentialScalar } from './exponential';
-import { madd, maxLanes, sumLanes } from './lanes';
+import { halfToFloatScalar, loadHalf4, madd, maxLanes, sumLanes } from './lanes';
 import { transpose4 } from './quantize';
 
 /** Bias, norm of heads, RoPE, transpose. */
@@ -57,8 +57,8 @@ export function finishKeys(
       const c = cos + (t as usize) * tableBytes;
       const s = sin + (t as usize) * tableBytes;
       const column = target + ((t as usize) << 2);
-      if (layout == 0 && (headDim & 7) == 0) {
-        turnFourHalf(key, rowBytes, c, s, tableBytes, column, lineBytes);
+      if ((headDim & 7) == 0) {
+        turnFour(false, layout, key, rowBytes, c, s, tableBytes, column, lineBytes);
         continue;
       }
       for (let j: usize = 0; j < 4; j++) {
@@ -86,13 +86,21 @@ export function finishKeys(
   }
 }
 
-/**
- * RoPE (layout `half`) and transpose of one head of four tokens: four channels a and their partners b half a head
- * further on are turned, and go to four lines each of the transposed keys.
- */
+/** Two pairs x0 y0 x1 y1, turned by the angles of lanes `pair` and `pair + 1` of cos and sin. */
 // @ts-ignore: decorator
 @inline
-function turnFourHalf(
+function turnPairs(v: v128, c: v128, s: v128, high: bool): v128 {
+  const cc = high ? i32x4.shuffle(c, c, 2, 2, 3, 3) : i32x4.shuffle(c, c, 0, 0, 1, 1);
+  const ss = high ? i32x4.shuffle(s, s, 2, 2, 3, 3) : i32x4.shuffle(s, s, 0, 0, 1, 1);
+  const signs = i32x4(<i32>0x80000000, 0, <i32>0x80000000, 0);
+  return f32x4.add(f32x4.mul(v, cc), f32x4.mul(i32x4.shuffle(v, v, 1, 0, 3, 2), v128.xor(ss, signs)));
+}
+
+/** RoPE (layout `interleaved`) and transpose of one head of four tokens, eight channels at a time. */
+// @ts-ignore: decorator
+@inline
+function turnFourInterleaved(
+  f16: bool,
   key: usize,
   rowBytes: usize,
   cos: usize,
@@ -101,40 +109,118 @@ function turnFourHalf(
   column: usize,
   lineBytes: usize,
 ): void {
-  const end = key + tableBytes; // half a head of f32 takes as many bytes as a row of the tables
+  const end = cos + tableBytes;
+  const next: usize = f16 ? 8 : 16; // bytes of four channels
+  while (cos < end) {
+    const c0 = v128.load(cos);
+    const c1 = v128.load(cos + tableBytes);
+    const c2 = v128.load(cos + 2 * tableBytes);
+    const c3 = v128.load(cos + 3 * tableBytes);
+    const s0 = v128.load(sin);
+    const s1 = v128.load(sin + tableBytes);
+    const s2 = v128.load(sin + 2 * tableBytes);
+    const s3 = v128.load(sin + 3 * tableBytes);
+    transpose4(
+      turnPairs(loadFour(key, f16), c0, s0, false),
+      turnPairs(loadFour(key + rowBytes, f16), c1, s1, false),
+      turnPairs(loadFour(key + 2 * rowBytes, f16), c2, s2, false),
+      turnPairs(loadFour(key + 3 * rowBytes, f16), c3, s3, false),
+      column,
+      lineBytes,
+    );
+    key += next;
+    column += 4 * lineBytes;
+    transpose4(
+      turnPairs(loadFour(key, f16), c0, s0, true),
+      turnPairs(loadFour(key + rowBytes, f16), c1, s1, true),
+      turnPairs(loadFour(key + 2 * rowBytes, f16), c2, s2, true),
+      turnPairs(loadFour(key + 3 * rowBytes, f16), c3, s3, true),
+      column,
+      lineBytes,
+    );
+    key += next;
+    column += 4 * lineBytes;
+    cos += 16;
+    sin += 16;
+  }
+}
+
+/** RoPE and transpose of one head of four tokens; headDim is a multiple of 8. */
+// @ts-ignore: decorator
+@inline
+function turnFour(
+  f16: bool,
+  layout: i32,
+  key: usize,
+  rowBytes: usize,
+  cos: usize,
+  sin: usize,
+  tableBytes: usize,
+  column: usize,
+  lineBytes: usize,
+): void {
+  if (layout == 0) turnFourHalf(f16, key, rowBytes, cos, sin, tableBytes, column, lineBytes);
+  else turnFourInterleaved(f16, key, rowBytes, cos, sin, tableBytes, column, lineBytes);
+}
+
+/** Four numbers of a row, f16 or f32. */
+// @ts-ignore: decorator
+@inline
+function loadFour(p: usize, f16: bool): v128 {
+  return f16 ? loadHalf4(p) : v128.load(p);
+}
+
+/**
+ * RoPE (layout `half`) and transpose of one head of four tokens: four channels a and their partners b half a head
+ * further on are turned, and go to four lines each of the transposed keys.
+ */
+// @ts-ignore: decorator
+@inline
+function turnFourHalf(
+  f16: bool,
+  key: usize,
+  rowBytes: usize,
+  cos: usize,
+  sin: usize,
+  tableBytes: usize,
+  column: usize,
+  lineBytes: usize,
+): void {
+  const end = cos + tableBytes;
+  const half = f16 ? tableBytes >> 1 : tableBytes; // bytes of half a head
   const partner = (tableBytes >> 2) * lineBytes;
-  while (key < end) {
+  while (cos < end) {
     let p = key;
-    let a = v128.load(p);
-    let b = v128.load(p + tableBytes);
+    let a = loadFour(p, f16);
+    let b = loadFour(p + half, f16);
     let c = v128.load(cos);
     let s = v128.load(sin);
     const a0 = f32x4.sub(f32x4.mul(a, c), f32x4.mul(b, s));
     const b0 = f32x4.add(f32x4.mul(b, c), f32x4.mul(a, s));
     p += rowBytes;
-    a = v128.load(p);
-    b = v128.load(p + tableBytes);
+    a = loadFour(p, f16);
+    b = loadFour(p + half, f16);
     c = v128.load(cos + tableBytes);
     s = v128.load(sin + tableBytes);
     const a1 = f32x4.sub(f32x4.mul(a, c), f32x4.mul(b, s));
     const b1 = f32x4.add(f32x4.mul(b, c), f32x4.mul(a, s));
     p += rowBytes;
-    a = v128.load(p);
-    b = v128.load(p + tableBytes);
+    a = loadFour(p, f16);
+    b = loadFour(p + half, f16);
     c = v128.load(cos + 2 * tableBytes);
     s = v128.load(sin + 2 * tableBytes);
     const a2 = f32x4.sub(f32x4.mul(a, c), f32x4.mul(b, s));
     const b2 = f32x4.add(f32x4.mul(b, c), f32x4.mul(a, s));
     p += rowBytes;
-    a = v128.load(p);
-    b = v128.load(p + tableBytes);
+    a = loadFour(p, f16);
+    b = loadFour(p + half, f16);
     c = v128.load(cos + 3 * tableBytes);
     s = v128.load(sin + 3 * tableBytes);
     const a3 = f32x4.sub(f32x4.mul(a, c), f32x4.mul(b, s));
     const b3 = f32x4.add(f32x4.mul(b, c), f32x4.mul(a, s));
     transpose4(a0, a1, a2, a3, column, lineBytes);
     transpose4(b0, b1, b2, b3, column + partner, lineBytes);
-    key += 16;
+    key += f16 ? 8 : 16;
     cos += 16;
     sin += 16;
     column += 4 * lineBytes;
@@ -286,12 +372,12 @@ function scoreRows(
 }
 
 /**
- * One row of scores to unnormalized probabilities, zeros from `visible` on up to `padded`; brings maximum and sum
- * up to date.
+ * One row of scores to unnormalized probabilities, times `weight`, a power of two; zeros from `visible` on up to
+ * `padded`; brings maximum and sum up to date.
  *
  * @returns what the sums so far must be multiplied by
  */
-function softmaxStep(scores: usize, visible: i32, padded: i32, maximum: usize, sum: usize): f32 {
+function softmaxStep(scores: usize, visible: i32, padded: i32, maximum: usize, sum: usize, weight: f32): f32 {
   const before = load<f32>(maximum);
   if (visible <= 0) {
     memory.fill(scores, 0, (padded as usize) << 2);
@@ -310,16 +396,17 @@ function softmaxStep(scores: usize, visible: i32, padded: i32, maximum: usize, s
   const blockMaximum = maxLanes(largest);
   const now = blockMaximum > before ? blockMaximum : before;
   const top = f32x4.splat(now);
+  const factor = f32x4.splat(weight);
   let total = f32x4.splat(0);
   for (p = scores; p < whole; p += 16) {
     const e = exponential(f32x4.sub(v128.load(p), top));
     total = f32x4.add(total, e);
-    v128.store(p, e);
+    v128.store(p, f32x4.mul(e, factor));
   }
   if (p < stop) {
     const e = v128.and(exponential(f32x4.sub(v128.load(p), top)), seen);
     total = f32x4.add(total, e);
-    v128.store(p, e);
+    v128.store(p, f32x4.mul(e, factor));
     p += 16;
   }
   for (; p < stop; p += 16) v128.store(p, f32x4.splat(0));
@@ -330,6 +417,25 @@ function softmaxStep(scores: usize, visible: i32, padded: i32, maximum: usize, s
 }
 
 /**
+ * Vector `i` (0 to 7) of a row of values. Of f16 values, 2^-112 times it: the probabilities are multiplied by 2^112
+ * instead (`HALF_WEIGHT`), which saves a product and changes no bit of a sum.
+ */
+// @ts-ignore: decorator
+@inline
+function valueAt(values: usize, i: i32, f16: bool): v128 {
+  if (f16) {
+    const v = i == 0 ? v128.load16x4_s(values) : v128.load16x4_s(values, 8);
+    return v128.and(i32x4.shl(v, 13), i32x4.splat(0x8fffffff));
+  }
+  return i == 0 ? v128.load(values) : v128.load(values, 16);
+}
+
+/** 2^112, see `halfToFloat`. */
+// @ts-ignore: decorator
+@inline
+const HALF_WEIGHT: f32 = reinterpret<f32>(0x77800000);
+
+/**
  * acc = acc * shrink + sum over t of probability[t] * value[t], for V vectors of four channels of R rows. With one row
  * and eight vectors, b, c and d hold further channels of it.
  */
@@ -338,6 +444,7 @@ function softmaxStep(scores: usize, visible: i32, padded: i32, maximum: usize, s
 function averageRows(
   R: i32,
   V: i32,
+  f16: bool,
   probabilities: usize,
   lineBytes: usize,
   tokens: i32,
@@ -388,8 +495,8 @@ function averageRows(
   let p2 = p1 + lineBytes;
   let p3 = p2 + lineBytes;
   for (const stop = p0 + ((tokens as usize) << 2); p0 < stop; p0 += 4) {
-    const v0 = v128.load(values);
-    const v1 = V > 1 ? v128.load(values, 16) : v0;
+    const v0 = valueAt(values, 0, f16);
+    const v1 = V > 1 ? valueAt(values, 1, f16) : v0;
     let p = v128.load32_splat(p0);
     a0 = madd(v0, p, a0);
     if (V > 1) a1 = madd(v1, p, a1);
@@ -449,6 +556,7 @@ function averageRows(
 @inline
 function attendRows(
   R: i32,
+  f16: bool,
   q: usize,
   headDim: i32,
   keysT: usize,
@@ -490,37 +598,93 @@ function attendRows(
     scale,
     scratch,
   );
-  const f0 = softmaxStep(scratch, visible0, padded, maxima + (i0 << 2), sums + (i0 << 2));
+  const weight: f32 = f16 ? HALF_WEIGHT : 1;
+  const f0 = softmaxStep(scratch, visible0, padded, maxima + (i0 << 2), sums + (i0 << 2), weight);
   let f1: f32 = 1;
   let f2: f32 = 1;
   let f3: f32 = 1;
-  if (R > 1) f1 = softmaxStep(scratch + lineBytes, visible1, padded, maxima + (i1 << 2), sums + (i1 << 2));
-  if (R > 2) f2 = softmaxStep(scratch + 2 * lineBytes, visible2, padded, maxima + (i2 << 2), sums + (i2 << 2));
-  if (R > 3) f3 = softmaxStep(scratch + 3 * lineBytes, visible3, padded, maxima + (i3 << 2), sums + (i3 << 2));
+  if (R > 1) f1 = softmaxStep(scratch + lineBytes, visible1, padded, maxima + (i1 << 2), sums + (i1 << 2), weight);
+  if (R > 2) f2 = softmaxStep(scratch + 2 * lineBytes, visible2, padded, maxima + (i2 << 2), sums + (i2 << 2), weight);
+  if (R > 3) f3 = softmaxStep(scratch + 3 * lineBytes, visible3, padded, maxima + (i3 << 2), sums + (i3 << 2), weight);
   const bytes = (width as usize) << 2;
   let a0 = acc + i0 * bytes;
   let a1 = acc + i1 * bytes;
   let a2 = acc + i2 * bytes;
   let a3 = acc + i3 * bytes;
   const stop = a0 + bytes;
-  if (R == 1) {
+  if (R == 1 && !f16) {
     for (; a0 + 128 <= stop; a0 += 128) {
-      averageRows(1, 8, scratch, lineBytes, visible, values, valueStride, a0, a0, a0, a0, f0, f0, f0, f0);
+      averageRows(1, 8, false, scratch, lineBytes, visible, values, valueStride, a0, a0, a0, a0, f0, f0, f0, f0);
       values += 128;
     }
     for (; a0 + 64 <= stop; a0 += 64) {
-      averageRows(1, 4, scratch, lineBytes, visible, values, valueStride, a0, a0, a0, a0, f0, f0, f0, f0);
+      averageRows(1, 4, false, scratch, lineBytes, visible, values, valueStride, a0, a0, a0, a0, f0, f0, f0, f0);
       values += 64;
     }
   }
   for (; a0 + 32 <= stop; a0 += 32) {
-    averageRows(R, 2, scratch, lineBytes, visible, values, valueStride, a0, a1, a2, a3, f0, f1, f2, f3);
+    averageRows(R, 2, f16, scratch, lineBytes, visible, values, valueStride, a0, a1, a2, a3, f0, f1, f2, f3);
     a1 += 32;
     a2 += 32;
     a3 += 32;
-    values += 32;
+    values += f16 ? 16 : 32;
   }
-  if (a0 < stop) averageRows(R, 1, scratch, lineBytes, visible, values, valueStride, a0, a1, a2, a3, f0, f1, f2, f3);
+  if (a0 < stop) averageRows(R, 1, f16, scratch, lineBytes, visible, values, valueStride, a0, a1, a2, a3, f0, f1, f2, f3);
+}
+
+/** One block of one kv head into the running softmax of many queries. */
+// @ts-ignore: decorator
+@inline
+function attendHead(
+  f16: bool,
+  q: usize,
+  heads: i32,
+  grouped: i32,
+  headDim: i32,
+  keysT: usize,
+  lineBytes: usize,
+  tokens: i32,
+  values: usize,
+  strideBytes: usize,
+  width: i32,
+  scale: f32,
+  ahead: i32,
+  maxima: usize,
+  sums: usize,
+  acc: usize,
+  head: i32,
+  queryStart: i32,
+  queryEnd: i32,
+  scratch: usize,
+): void {
+  // row r of this kv head: query r / grouped, head g * grouped + r % grouped
+  const first = queryStart * grouped;
+  const last = queryEnd * grouped;
+  const base = head * grouped;
+  for (let r = first; r < last; r += 4) {
+    const n = min(4, last - r);
+    const q0 = r / grouped;
+    const q1 = (r + 1) / grouped;
+    const q2 = (r + 2) / grouped;
+    const q3 = (r + 3) / grouped;
+    const i0 = (q0 * heads + base + r - q0 * grouped) as usize;
+    const i1 = (q1 * heads + base + r + 1 - q1 * grouped) as usize;
+    const i2 = (q2 * heads + base + r + 2 - q2 * grouped) as usize;
+    const i3 = (q3 * heads + base + r + 3 - q3 * grouped) as usize;
+    const v0 = min(tokens, ahead + q0);
+    const v1 = min(tokens, ahead + q1);
+    const v2 = min(tokens, ahead + q2);
+    const v3 = min(tokens, ahead + q3);
+    if (n == 4) {
+      attendRows(4, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i2, i3, v0, v1, v2, v3, maxima, sums, acc, scratch);
+    } else if (n == 3) {
+      attendRows(3, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i2, i0, v0, v1, v2, v0, maxima, sums, acc, scratch);
+    } else if (n == 2) {
+      attendRows(2, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i0, i0, v0, v1, v0, v0, maxima, sums, acc, scratch);
+    } else {
+      attendRows(1, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i0, i0, i0, v0, v0, v0, v0, maxima, sums, acc, scratch);
+    }
+  }
 }
 
 /** One block into the running softmax of many queries. */
@@ -551,38 +715,101 @@ export function attendBlock(
   const lineBytes = (((tokens + 7) & ~7) as usize) << 2;
   const grouped = heads / kvHeads;
   const strideBytes = (valueStride as usize) << 2;
+  const ahead = firstQuery - firstKey + 1;
   for (let g = headStart; g < headEnd; g++) {
     const keys = keysT + (g as usize) * (headDim as usize) * lineBytes;
     const source = values + ((g as usize) * (valueHeadStride as usize) << 2);
-    // row r of this kv head: query r / grouped, head g * grouped + r % grouped
-    const first = queryStart * grouped;
-    const last = queryEnd * grouped;
-    const base = g * grouped;
-    for (let r = first; r < last; r += 4) {
-      const n = min(4, last - r);
-      const q0 = r / grouped;
-      const q1 = (r + 1) / grouped;
-      const q2 = (r + 2) / grouped;
-      const q3 = (r + 3) / grouped;
-      const i0 = (q0 * heads + base + r - q0 * grouped) as usize;
-      const i1 = (q1 * heads + base + r + 1 - q1 * grouped) as usize;
-      const i2 = (q2 * heads + base + r + 2 - q2 * grouped) as usize;
-      const i3 = (q3 * heads + base + r + 3 - q3 * grouped) as usize;
-      const ahead = firstQuery - firstKey + 1;
-      const v0 = min(tokens, ahead + q0);
-      const v1 = min(tokens, ahead + q1);
-      const v2 = min(tokens, ahead + q2);
-      const v3 = min(tokens, ahead + q3);
-      if (n == 4) {
-        attendRows(4, q, headDim, keys, lineBytes, source, strideBytes, width, scale, i0, i1, i2, i3, v0, v1, v2, v3, maxima, sums, acc, scratch);
-      } else if (n == 3) {
-        attendRows(3, q, headDim, keys, lineBytes, source, strideBytes, width, scale, i0, i1, i2, i0, v0, v1, v2, v0, maxima, sums, acc, scratch);
-      } else if (n == 2) {
-        attendRows(2, q, headDim, keys, lineBytes, source, strideBytes, width, scale, i0, i1, i0, i0, v0, v1, v0, v0, maxima, sums, acc, scratch);
-      } else {
-        attendRows(1, q, headDim, keys, lineBytes, source, strideBytes, width, scale, i0, i0, i0, i0, v0, v0, v0, v0, maxima, sums, acc, scratch);
-      }
+    attendHead(false, q, heads, grouped, headDim, keys, lineBytes, tokens, source, strideBytes, width, scale, ahead, maxima, sums, acc, g, queryStart, queryEnd, scratch);
+  }
+}
+
+/**
+ * One block of f16 keys and values as `kv` stores them, head by head, so that what is between fits in the nearest
+ * cache: `decodeFloat16`, `finishKeys`, `attendBlock`, with the same bits.
+ */
+export function attendHalfBlock(
+  q: usize,
+  queries: i32,
+  heads: i32,
+  kvHeads: i32,
+  headDim: i32,
+  keys: usize,
+  values: usize,
+  tokens: i32,
+  cos: usize,
+  sin: usize,
+  layout: i32,
+  scale: f32,
+  firstQuery: i32,
+  firstKey: i32,
+  maxima: usize,
+  sums: usize,
+  acc: usize,
+  scratch: usize,
+): void {
+  const padded = (tokens + 7) & ~7;
+  const lineBytes = (padded as usize) << 2;
+  const grouped = heads / kvHeads;
+  const headBytes = (headDim as usize) << 1;
+  const rowBytes = (kvHeads as usize) * headBytes;
+  const ahead = firstQuery - firstKey + 1;
+  const line = scratch + 4 * lineBytes; // one key
+  const keysT = line + (headBytes << 1);
+  // What follows jumps from row to row, which memory is slow at; in this order it is fast.
+  const bytes = (tokens as usize) * rowBytes;
+  store<i32>(scratch, touchLines(keys, bytes) | touchLines(values, bytes));
+  for (let g = 0; g < kvHeads; g++) {
+    finishHalfKeys(keys, rowBytes, tokens, headDim, cos, sin, layout, line, keysT, lineBytes);
+    attendHead(true, q, heads, grouped, headDim, keysT, lineBytes, tokens, values, rowBytes, headDim, scale, ahead, maxima, sums, acc, g, 0, queries, scratch);
+    keys += headBytes;
+    values += headBytes;
+  }
+}
+
+/** Reads one number of every line of 64 bytes. */
+// @ts-ignore: decorator
+@inline
+function touchLines(p: usize, bytes: usize): i32 {
+  let touched = 0;
+  for (const end = p + bytes; p < end; p += 64) touched |= load<i32>(p);
+  return touched;
+}
+
+/** `finishKeys` of one head of f16 keys that have bias and norm. */
+function finishHalfKeys(
+  key: usize,
+  rowBytes: usize,
+  tokens: i32,
+  headDim: i32,
+  cos: usize,
+  sin: usize,
+  layout: i32,
+  line: usize,
+  keysT: usize,
+  lineBytes: usize,
+): void {
+  const tableBytes = (headDim as usize) << 1;
+  if ((tokens & 7) != 0) memory.fill(keysT, 0, (headDim as usize) * lineBytes);
+  let t = 0;
+  if ((headDim & 7) == 0) {
+    for (; t + 4 <= tokens; t += 4) {
+      turnFour(true, layout, key, rowBytes, cos, sin, tableBytes, keysT + ((t as usize) << 2), lineBytes);
+      key += 4 * rowBytes;
+      cos += 4 * tableBytes;
+      sin += 4 * tableBytes;
     }
+  }
+  for (; t < tokens; t++) {
+    for (let d: usize = 0; d < (headDim as usize); d++) {
+      store<f32>(line + (d << 2), halfToFloatScalar(load<u16>(key + (d << 1))));
+    }
+    ropeHead(line, headDim, cos, sin, layout);
+    for (let d: usize = 0; d < (headDim as usize); d++) {
+      store<f32>(keysT + d * lineBytes + ((t as usize) << 2), load<f32>(line + (d << 2)));
+    }
+    key += rowBytes;
+    cos += tableBytes;
+    sin += tableBytes;
   }
 }
 

@@ -1,6 +1,6 @@
 /** The exports of every build; what each does stands in ts/src/engine/kernels.ts. */
 
-export { attendBegin, attendBlock, attendFinish, attendMerge, finishKeys } from './attend';
+export { attendBegin, attendBlock, attendFinish, attendHalfBlock, attendMerge, finishKeys } from './attend';
 export { plainTileInt16, plainTileInt8 } from './bench';
 export { crossLayerAdvanceInt8, crossLayerEncode } from './cross-layer';
 export { addBias, addInto, argmax, findNonFinite, rmsNorm, rope, siluGate, softmaxRows } from './elementwise';

@@ -428,6 +428,35 @@ export interface Kernels {
     queryEnd: number,
     scratch: Pointer,
   ): void;
+  /**
+   * One sealed block of `kv`, all heads of all queries: `decodeFloat16` of keys and values [tokens, kvHeads, headDim],
+   * `finishKeys` without bias and norm, and `attendBlock` with values, bit for bit. All values are finite.
+   * `scratch`: {@link attendHalfScratchBytes}.
+   */
+  attendHalfBlock(
+    /** f32 [queries, heads, headDim], after RoPE. */
+    q: Pointer,
+    queries: number,
+    heads: number,
+    kvHeads: number,
+    headDim: number,
+    keys: Pointer,
+    values: Pointer,
+    tokens: number,
+    cos: Pointer,
+    sin: Pointer,
+    layout: number,
+    scale: number,
+    firstQuery: number,
+    firstKey: number,
+    /** f32 [queries, heads] */
+    maxima: Pointer,
+    /** f32 [queries, heads] */
+    sums: Pointer,
+    /** f32 [queries, heads, headDim] */
+    acc: Pointer,
+    scratch: Pointer,
+  ): void;
   /** Merges a second running softmax (of other blocks) into the first; `count` pairs. */
   attendMerge(
     maxima: Pointer,
@@ -555,6 +584,7 @@ const KERNEL_NAMES = [
   'finishKeys',
   'attendBegin',
   'attendBlock',
+  'attendHalfBlock',
   'attendMerge',
   'attendFinish',
   'rmsNorm',
@@ -651,4 +681,9 @@ export function quantizeScratchBytes(groupSize: number): number {
 /** Bytes of scratch of `attendBlock`. */
 export function attendScratchBytes(tokens: number): number {
   return 4 * padTo8(tokens) * 4;
+}
+
+/** Bytes of scratch of `attendHalfBlock`. */
+export function attendHalfScratchBytes(tokens: number, headDim: number): number {
+  return attendScratchBytes(tokens) + headDim * 4 + headDim * padTo8(tokens) * 4;
 }

@@ -267,6 +267,17 @@ export class LayerPlan {
     return this.kind === 'direct';
   }
 
+  /**
+   * Whether a sealed block holds f16 keys and values, which attention can read as they are.
+   *
+   * @returns how far from the block's pointer they lie, or `undefined`
+   */
+  get halfPlaces(): { keys: number; values: number } | undefined {
+    const [keys, values] = this.layout.sealed;
+    if (!this.direct || keys.format !== 'f16' || values.format !== 'f16') return undefined;
+    return { keys: keys.data, values: values.data };
+  }
+
   /** Whether blocks have an accumulator. */
   get accumulates(): boolean {
     return this.kind === 'crossLayer' && this.layer >= this.options.baseLayers - 1;

@@ -566,6 +566,7 @@ export class Pass {
     const width = plan.direct ? headDim : plan.latentWidth;
     const scale = 1 / Math.sqrt(headDim);
     const tokens = plan.options.residualWindow;
+    const half = plan.halfPlaces;
 
     const pieces = runs.flatMap((run) => {
       const count = run.to - run.from;
@@ -606,7 +607,34 @@ export class Pass {
       team.call('attendBegin', maxima, sums, acc, run.rows * heads, width);
       const queries = this.#queries + run.firstRow * queryDim * 4;
       for (let b = run.from; b < run.to; b++) {
-        const context = run.cache.context(index, b, run.layer.store.block(b), false);
+        const block = run.layer.store.block(b);
+        if (half) {
+          await this.#makeRoomInTask(0);
+          const { cos, sin } = this.#positions(b * tokens);
+          team.call(
+            'attendHalfBlock',
+            queries,
+            run.rows,
+            heads,
+            kvHeads,
+            headDim,
+            block + half.keys,
+            block + half.values,
+            tokens,
+            cos,
+            sin,
+            ROPE_CODES[config.ropeLayout],
+            scale,
+            run.firstQuery,
+            b * tokens,
+            maxima,
+            sums,
+            acc,
+            scratch.attend,
+          );
+          continue;
+        }
+        const context = run.cache.context(index, b, block, false);
         await this.#makeRoomInTask(context.below?.length ?? 0);
         const read = plan.recordRead(team, context, this.#positions(b * tokens), scratch.keysT, 0);
         team.call(

@@ -8,7 +8,7 @@ import type { CacheOptions } from '../cache/types.js';
 import type { ModelConfig } from '../model/config.js';
 import { derivedSizes } from '../model/config.js';
 import {
-  attendScratchBytes,
+  attendHalfScratchBytes,
   matmulScratchBytes,
   packedWeightsBytes,
   quantizeScratchBytes,
@@ -22,7 +22,7 @@ export interface ThreadScratch {
   readonly matmul: number;
   /** For kernels that quantize or unpack, {@link quantizeScratchBytes} and room for one row. */
   readonly quantize: number;
-  /** {@link attendScratchBytes} */
+  /** {@link attendHalfScratchBytes} */
   readonly attend: number;
   /** A tile of [W, C] in blocks of 32. */
   readonly tile: number;
@@ -52,7 +52,7 @@ export function threadScratch(
   windowBytes: number,
 ): ThreadScratch {
   const { kvDim, queryDim, groupedHeads } = derivedSizes(config);
-  const { hiddenSize, intermediateSize } = config;
+  const { hiddenSize, intermediateSize, headDim } = config;
   // Rows of a tile are tokens of a block, or the heads of a group.
   const tokens = Math.ceil(Math.max(options.residualWindow, groupedHeads) / 8) * 8;
   const columns = Math.max(hiddenSize, 2 * kvDim);
@@ -66,7 +66,7 @@ export function threadScratch(
   const places = {
     matmul: take(matmulScratchBytes(Math.max(hiddenSize, intermediateSize, queryDim))),
     quantize: take(Math.max(quantizeScratchBytes(groupSize), columns * 4 + 1024)),
-    attend: take(attendScratchBytes(tokens)),
+    attend: take(attendHalfScratchBytes(tokens, headDim)),
     tile: take(tileBytes(tokens, columns, 32)),
     keys: take(tokens * kvDim * 4),
     keysT: take(tokens * kvDim * 4),

@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { attendScratchBytes, ROPE_CODES } from '../../../../src/engine/kernels.js';
+import { attendHalfScratchBytes, attendScratchBytes, ROPE_CODES } from '../../../../src/engine/kernels.js';
 import { normalizeHeads } from '../../../../src/model/rms-norm.js';
 import { applyRope, ropeFrequencies } from '../../../../src/model/rope.js';
 import { matrix } from '../../../../src/numerics/matrix.js';
@@ -266,5 +266,122 @@ forEachBuild((open) => {
       { numRuns: 60 },
     );
     console.log(`attention: largest error ${worst.toFixed(3)} of its bound`);
+  });
+
+  it('attends to f16 keys and values with the bits of decoding, finishing and attending', () => {
+    fc.assert(
+      fc.property(
+        shape,
+        fc.integer({ min: 1, max: 3 }),
+        fc.oneof(fc.integer({ min: 1, max: 21 }), fc.constant(128)),
+        fc.constantFrom('half', 'interleaved' as const),
+        fc.constantFrom(1e-6, 0.5, 300),
+        fc.nat(3000),
+        fc.nat(24),
+        ({ kvHeads, grouped, headDim, seed }, queries, tokens, layout, deviation, firstKey, behind) => {
+          const bench = open();
+          const { kernels } = bench;
+          const heads = kvHeads * grouped;
+          const kvDim = kvHeads * headDim;
+          const count = tokens * kvDim;
+          const padded = Math.ceil(tokens / 8) * 8;
+          const firstQuery = firstKey + Math.max(0, tokens - behind);
+          const q = bench.put(gaussian(queries * heads * headDim, seed));
+          const { cos, sin } = putTables(bench, firstKey, tokens, headDim);
+          const [keys, values] = [1, 2].map((step) => {
+            const half = bench.reserve(count * 2);
+            expect(
+              kernels.encodeFloat16(bench.put(gaussian(count, seed + step, deviation)), half, count),
+            ).toBe(-1);
+            const floats = bench.reserve(count * 4);
+            kernels.decodeFloat16(half, floats, count);
+            return { half, floats };
+          });
+          const state = () => {
+            const at = {
+              maxima: bench.put(new Float32Array(queries * heads).fill(-1)),
+              sums: bench.put(new Float32Array(queries * heads).fill(0.5)),
+              acc: bench.put(gaussian(queries * heads * headDim, seed + 3)),
+            };
+            return at;
+          };
+          const scale = Math.fround(1 / Math.sqrt(headDim));
+          const code = ROPE_CODES[layout];
+          const bytes = attendHalfScratchBytes(tokens, headDim);
+          const scratch = bench.reserve(bytes);
+          const one = state();
+          kernels.attendHalfBlock(
+            q,
+            queries,
+            heads,
+            kvHeads,
+            headDim,
+            keys.half,
+            values.half,
+            tokens,
+            cos,
+            sin,
+            code,
+            scale,
+            firstQuery,
+            firstKey,
+            one.maxima,
+            one.sums,
+            one.acc,
+            scratch,
+          );
+          expect(bench.guard(scratch, bytes)).toBe(true);
+          const keysT = bench.reserve(padded * kvDim * 4);
+          kernels.finishKeys(
+            keys.floats,
+            tokens,
+            kvHeads,
+            headDim,
+            0,
+            0,
+            0,
+            cos,
+            sin,
+            code,
+            keysT,
+            0,
+            kvHeads,
+          );
+          const other = state();
+          kernels.attendBlock(
+            q,
+            queries,
+            heads,
+            kvHeads,
+            headDim,
+            keysT,
+            tokens,
+            values.floats,
+            kvDim,
+            headDim,
+            headDim,
+            scale,
+            firstQuery,
+            firstKey,
+            other.maxima,
+            other.sums,
+            other.acc,
+            0,
+            kvHeads,
+            0,
+            queries,
+            bench.reserve(attendScratchBytes(tokens)),
+          );
+          for (const [name, size] of [
+            ['maxima', 1],
+            ['sums', 1],
+            ['acc', headDim],
+          ] as const) {
+            const total = queries * heads * size;
+            expectSameBits(bench.readFloats(one[name], total), bench.readFloats(other[name], total));
+          }
+        },
+      ),
+    );
   });
 });
