@@ -9,7 +9,14 @@ import type { Command } from 'commander';
 import { float16KeyValueBytes } from '../analysis/memory.js';
 import { storedBytes } from '../cache/stored-matrix.js';
 import { LoadError } from '../errors.js';
-import { CachedSequence, type GeneratedToken, type Generation, generate } from '../generate.js';
+import {
+  CachedSequence,
+  type GeneratedToken,
+  type GenerateOptions,
+  type Generation,
+  generate,
+} from '../generate.js';
+import { generateSamples } from '../samples.js';
 import { createCache, type OpenedModel, runsOn, withModel } from './backend.js';
 import { UsageError, usage } from './errors.js';
 import { formatBytes } from './format.js';
@@ -23,10 +30,12 @@ import {
   type ModelOptions,
   type OutputOptions,
   parseCount,
+  parsePositive,
   type SamplingFlags,
   samplingOptions,
 } from './options.js';
 import { Progress } from './progress.js';
+import { InTurn } from './samples.js';
 import { openSnapshot, saveText } from './snapshot.js';
 import { assertWritable, Output, readInputText, type Terminal, write } from './terminal.js';
 
@@ -38,6 +47,7 @@ interface GenerateCommandOptions extends ModelOptions, OutputOptions, SamplingFl
   readonly echo?: boolean;
   readonly logprobs?: number;
   readonly snapshot?: string;
+  readonly samples: number;
 }
 
 /** Adds the command. */
@@ -53,6 +63,12 @@ export function addGenerateCommand(program: Command, terminal: Terminal): void {
       '--logprobs <count>',
       'with --json: every token with its log probability and the best COUNT',
       parseCount,
+    )
+    .option(
+      '--samples <count>',
+      'continue the prompt this many times, with seeds from --seed on; the prompt runs once',
+      parsePositive,
+      1,
     )
     .option(
       '--snapshot <file>',
@@ -79,6 +95,9 @@ async function runGenerate(
   const { snapshot } = options;
   const sampling = samplingOptions(options, options.logprobs);
   if (options.logprobs !== undefined && !options.json) throw new UsageError('"--logprobs" needs "--json"');
+  if (snapshot !== undefined && options.samples > 1) {
+    throw new UsageError('"--snapshot" keeps one text and cannot be used with "--samples"');
+  }
   if (snapshot !== undefined) await assertWritable(snapshot);
   const goesOn = argument === undefined && snapshot !== undefined && existsSync(snapshot);
   const prompt = goesOn ? undefined : await readPrompt(argument, terminal);
@@ -86,18 +105,21 @@ async function runGenerate(
   await withModel(options, terminal, async (opened) => {
     const start = await prepareStart(prompt, options, isCacheGiven, opened, terminal);
     const progress = new Progress(terminal, 'prompt');
-    const generation = usage(() =>
-      generate(opened.model, opened.tokenizer, start.ids, {
-        ...sampling,
-        generatedBefore: start.generated,
-        cache: start.sequence,
-        maxTokens: options.maxTokens,
-        stop: options.stop,
-        ignoreEos: options.ignoreEos,
-        signal: terminal.signal,
-        onPrefill: (done, total) => progress.update(done, total),
-      }),
-    );
+    const settings: GenerateOptions = {
+      ...sampling,
+      generatedBefore: start.generated,
+      cache: start.sequence,
+      maxTokens: options.maxTokens,
+      stop: options.stop,
+      ignoreEos: options.ignoreEos,
+      signal: terminal.signal,
+      onPrefill: (done, total) => progress.update(done, total),
+    };
+    if (options.samples > 1) {
+      await runSamples(start, settings, options, opened, progress, output, terminal);
+      return;
+    }
+    const generation = usage(() => generate(opened.model, opened.tokenizer, start.ids, settings));
     const tokens: GeneratedToken[] = [];
     const show = new TextLine(options.json ? undefined : output);
     try {
@@ -121,6 +143,47 @@ async function runGenerate(
     }
   });
   await output.close();
+}
+
+/** Several texts from one prompt. */
+async function runSamples(
+  start: Start,
+  settings: GenerateOptions,
+  options: GenerateCommandOptions,
+  opened: OpenedModel,
+  progress: Progress,
+  output: Output,
+  terminal: Terminal,
+): Promise<void> {
+  const { samples, seed, json } = options;
+  const generating = usage(() =>
+    generateSamples(opened.model, opened.tokenizer, start.ids, { ...settings, samples }),
+  );
+  const tokens: GeneratedToken[][] = Array.from({ length: samples }, () => []);
+  const show = new InTurn(
+    samples,
+    async (text) => (json ? undefined : output.write(text)),
+    (i) => `--- ${i + 1} of ${samples}, seed ${seed + i}\n${options.echo ? start.prompt : ''}`,
+    (text) => (text.endsWith('\n') ? '' : '\n'),
+  );
+  try {
+    for await (const { sample, ...token } of generating) {
+      progress.stop();
+      const { stopReason } = generating.generations[sample].summary;
+      await show.add(sample, token.text, stopReason !== undefined);
+      if (options.logprobs !== undefined) tokens[sample].push(token);
+    }
+  } finally {
+    progress.stop();
+    await show.finish();
+  }
+  for (const [i, generation] of generating.generations.entries()) {
+    const own = { ...options, seed: seed + i };
+    if (json) await output.json({ sample: i, ...report(start, generation, tokens[i], own, opened) });
+    if (options.verbose || (terminal.stderr.isTTY && !json)) {
+      await write(terminal.stderr, `${i + 1}: ${describe(generation, start.cache, opened)}`);
+    }
+  }
 }
 
 /** Where a generation starts. */

@@ -95,6 +95,25 @@ describe('generate', () => {
     }
   });
 
+  it('--samples continues the prompt with several seeds, each as if alone', async () => {
+    const several = await json(args('--samples', '3', '--seed', '5', '--logprobs', '1'));
+    expect(several.map(({ sample, seed }) => [sample, seed])).toEqual([
+      [0, 5],
+      [1, 6],
+      [2, 7],
+    ]);
+    for (const { seed, ids, text, tokens } of several) {
+      const [single] = await json(args('--seed', String(seed)));
+      expect({ ids, text }).toEqual({ ids: single.ids, text: single.text });
+      expect(tokens).toHaveLength(12);
+    }
+    const { stdout } = await runInProcess(args('--samples', '3', '--seed', '5'));
+    const shown = several.map(({ text, seed }, i) => `--- ${i + 1} of 3, seed ${seed}\n${text}`);
+    expect(stdout).toBe(shown.map((text) => text.replace(/\n?$/, '\n')).join(''));
+    const kept = await runInProcess(args('--samples', '2', '--snapshot', join(folder, 'several.xqs')));
+    expect(kept).toMatchObject({ code: 2, stdout: '' });
+  });
+
   it('runs on the engine unless told otherwise, with the threads and kernels asked for', async () => {
     const [engine] = await json(args('--threads', '2', '--kernel', 'simd', '--key-weights', 'int8'));
     expect(engine).toMatchObject({

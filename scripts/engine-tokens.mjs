@@ -1,0 +1,96 @@
+/**
+ * Greedy tokens of the engine beside those of the reference: every cache, both embedded models.
+ *
+ *     node scripts/engine-tokens.mjs [--model books-mha] [--tokens 200] [--prompt TEXT] [--cache kv,xquant:4]
+ *                                    [--threads 1] [--kernel auto] [--key-weights exact]
+ *
+ * Both get the reference's tokens, one by one, so that a difference does not hide those after it. Where the engine
+ * would take another token, the two logits are shown as each sees them: a tie in floating point, if the reference's
+ * margin is within the error of the logits. Fails if it is not. Needs a build; takes minutes, nearly all of them
+ * for the reference.
+ */
+
+import { parseArgs } from 'node:util';
+import { loadModelFile, startModel, Tokenizer } from '../dist/index.js';
+
+const CACHES = [
+  'kv',
+  'kivi:2',
+  'xquant:4',
+  'xquant:2@paper',
+  'xquant:4?form=latent',
+  'xquant-cl:2@tuned',
+  'xquant-cl:2@paper',
+  'xquant-cl:2@tuned?form=latent',
+];
+
+const { values: options } = parseArgs({
+  options: {
+    model: { type: 'string', multiple: true, default: ['books-mha', 'books-gqa'] },
+    tokens: { type: 'string', default: '200' },
+    prompt: { type: 'string', default: 'It was a dark night, and the old man' },
+    cache: { type: 'string' },
+    threads: { type: 'string', default: '1' },
+    kernel: { type: 'string', default: 'auto' },
+    'key-weights': { type: 'string', default: 'exact' },
+  },
+});
+
+let failed = false;
+for (const name of options.model) {
+  const file = await loadModelFile(name);
+  const tokenizer = new Tokenizer(file.tokenizer);
+  const reference = await startModel(file, { backend: 'reference' });
+  const engine = await startModel(file, {
+    threads: Number(options.threads),
+    kernel: options.kernel,
+    keyWeights: options['key-weights'],
+  });
+  for (const cache of options.cache?.split(',') ?? CACHES) {
+    const result = await compare(reference, engine, cache, Array.from(tokenizer.encode(options.prompt)));
+    if (result) console.log(`${name}  ${cache.padEnd(30)} ${result}`);
+  }
+  await engine.dispose();
+}
+process.exitCode = failed ? 1 : 0;
+
+/** Runs both in step; undefined if the model cannot have the cache. */
+async function compare(reference, engine, cache, prompt) {
+  let caches;
+  try {
+    caches = [reference.createCache(cache), engine.createCache(cache)];
+  } catch (error) {
+    return error.code === 'CONFIG' ? `not for this model: ${error.message}` : Promise.reject(error);
+  }
+  const count = Number(options.tokens);
+  const ties = [];
+  let largest = 0; // difference of a logit
+  let tokens = prompt;
+  for (let step = 0; step < count; step++) {
+    const theirs = (await reference.forward(tokens, caches[0])).data;
+    const ours = (await engine.forward(tokens, caches[1])).data;
+    const error = ours.reduce((most, value, id) => Math.max(most, Math.abs(value - theirs[id])), 0);
+    largest = Math.max(largest, error);
+    const [right, taken] = [greatest(theirs), greatest(ours)];
+    if (right !== taken) {
+      const margin = theirs[right] - theirs[taken];
+      // Both logits can be off by the error; a wider margin is no tie.
+      const isTie = margin <= 2 * error;
+      failed ||= !isTie;
+      ties.push(
+        `  token ${step}: ${isTie ? 'tie' : 'DIFFERENT'} of ${right} and ${taken}: ` +
+          `reference ${theirs[right]}, ${theirs[taken]}; engine ${ours[right]}, ${ours[taken]}`,
+      );
+    }
+    tokens = [right];
+  }
+  caches[1].dispose();
+  const same = `${count - ties.length} of ${count} tokens the same, logits differ by ${largest.toExponential(1)} at most`;
+  return [same, ...ties].join('\n');
+}
+
+function greatest(values) {
+  let best = 0;
+  for (let id = 1; id < values.length; id++) if (values[id] > values[best]) best = id;
+  return best;
+}
