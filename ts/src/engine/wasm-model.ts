@@ -196,7 +196,8 @@ export class WasmModel implements LanguageModel, CacheHost {
   createCache(request: CacheRequest | string): WasmCache {
     const options = resolveCacheOptions(request, this.config);
     if (!VARIANTS.includes(options.variant)) {
-      throw new ConfigError('cache', options.variant, `one of ${VARIANTS.join(', ')} on the wasm backend`);
+      const others = `${options.variant} runs on the reference backend`;
+      throw new ConfigError('cache', options.variant, `one of ${VARIANTS.join(', ')} on wasm (${others})`);
     }
     const plan = this.#plan(options);
     return new WasmCache(this, plan);
