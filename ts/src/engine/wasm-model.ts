@@ -69,6 +69,8 @@ export interface WasmMemoryUse {
   readonly committed: number;
   /** Of `used`: the weights of the model. */
   readonly weights: number;
+  /** Of `used`: cosines and sines of the positions reached so far, which double when they are outgrown. */
+  readonly ropeTables: number;
 }
 
 /** Variants that have kernels. */
@@ -184,7 +186,8 @@ export class WasmModel implements LanguageModel, CacheHost {
   get memoryUse(): WasmMemoryUse {
     const memory = this.memory;
     const { usedBytes: used, peakBytes: peak, committedBytes: committed } = memory;
-    return { used, peak, committed, weights: this.#weightBytes };
+    const ropeTables = this.#ropePositions * this.config.headDim * 4;
+    return { used, peak, committed, weights: this.#weightBytes, ropeTables };
   }
 
   /** @throws {DisposedError} after {@link dispose} */
