@@ -82,9 +82,9 @@ def quantize_kernel(
 ):
     """ROWS groups, CHUNK elements of each at a time.
 
-    Per token with 'minmax', a chunk is the whole group and a warp reads it in one go. Per channel, neighbouring lanes
-    read neighbouring channels. With 'mse', the error of a group is a sum in a fixed order, so that a lane has a group
-    of its own. Passes after the first find their data in the L1 cache. With DELTA, x - previous is quantized and
+    With 'minmax' a chunk is the whole group; neighbouring lanes read what is side by side in memory. With 'mse' the error
+    of a group is a sum in a fixed order, so that a lane has a group of its own and goes through it in small chunks.
+    Passes after the first find their data in the L1 cache. With DELTA, x - previous is quantized and
     previous + x^ is written to `next` (XQuant-CL, kernel (d)).
     """
     LEVELS: tl.constexpr = 2**BITS - 1
@@ -180,8 +180,12 @@ def quantize_kernel(
 _factors: dict[torch.device, Tensor] = {}
 
 
-def quantize(x: Tensor, bits: int, grouping: str, range_: str, previous: Tensor | None = None):
-    """x [tokens, channels] f32 -> packed u8, scales f16, mins f16 (and the new accumulator, given the previous one)."""
+def quantize(x: Tensor, bits: int, grouping: str, range_: str, previous: Tensor | None = None,
+             tile: tuple[int, int, int] | None = None):
+    """x [tokens, channels] f32 -> packed u8, scales f16, mins f16 (and the new accumulator, given the previous one).
+
+    `tile`: groups of a tile, elements of a chunk, warps.
+    """
     tokens, channels = x.shape
     if x.device not in _factors:
         _factors[x.device] = torch.tensor(R.MSE_FACTORS, dtype=torch.float32, device=x.device)
@@ -193,7 +197,9 @@ def quantize(x: Tensor, bits: int, grouping: str, range_: str, previous: Tensor 
     scales = torch.empty(groups, dtype=torch.float16, device=x.device)
     mins = torch.empty_like(scales)
     following = torch.empty_like(x) if previous is not None else x
-    ROWS, CHUNK, warps = (16, GROUP, 4) if grouping == "perToken" and range_ == "minmax" else (64, 8, 2)
+    if tile is None:  # the fastest of some on an H100
+        tile = (64, 8, 2) if range_ == "mse" else (4, GROUP, 1) if grouping == "perToken" else (32, GROUP, 4)
+    ROWS, CHUNK, warps = tile
     quantize_kernel[(triton.cdiv(groups, ROWS),)](
         x, previous if previous is not None else x, following, packed, scales, mins, _factors[x.device],
         tokens, channels, groups, PER_TOKEN=grouping == "perToken", BITS=bits, MSE=range_ == "mse",
@@ -229,21 +235,28 @@ def hadamard(x: Tensor) -> Tensor:
 
 
 @triton.jit
-def load_hat(packed_ptr, scales_ptr, mins_ptr, token, channel, token_live, channels,
-             PER_TOKEN: tl.constexpr, BITS: tl.constexpr, SIZE: tl.constexpr):
-    """x^ at token [BT] x channel [BC]. Tokens come in whole blocks; the last group of channels may be short."""
+def load_hat(packed_ptr, scales_ptr, mins_ptr, first_token, token, first_channel, channel, token_live, channels,
+             PER_TOKEN: tl.constexpr, BITS: tl.constexpr, SIZE: tl.constexpr, ONE_GROUP: tl.constexpr):
+    """x^ of a tile [BT tokens, BC channels] that starts at (first_token, first_channel), multiples of BT and BC.
+
+    Tokens come in whole blocks; the last group of channels may be short. BT divides SIZE. ONE_GROUP: so does BC, and a
+    row of the tile (per channel always: a column) has one scale and one minimum.
+    """
     t, c = token[:, None], channel[None, :]
     mask = token_live[:, None] & (c < channels)
     if PER_TOKEN:
         per_row = tl.cdiv(channels, SIZE)
         k, i = c // SIZE, c % SIZE
-        group = t * per_row + k
         count = tl.minimum(SIZE, channels - k * SIZE)  # a multiple of 32, so no group ends inside a byte
         base = t * (channels * BITS // 8) + k * (SIZE * BITS // 8)
+        if ONE_GROUP:
+            group, group_mask = t * per_row + first_channel // SIZE, token_live[:, None]
+        else:
+            group, group_mask = t * per_row + k, mask
     else:
-        group = (t // SIZE) * channels + c
         i = t % SIZE
         count = SIZE
+        group, group_mask = first_token // SIZE * channels + c, c < channels
         base = group * (SIZE * BITS // 8)
     if BITS == 3:
         low = tl.load(packed_ptr + base + i // 4, mask=mask, other=0).to(tl.int32)
@@ -252,8 +265,8 @@ def load_hat(packed_ptr, scales_ptr, mins_ptr, token, channel, token_live, chann
     else:
         byte = tl.load(packed_ptr + base + i * BITS // 8, mask=mask, other=0).to(tl.int32)
         code = (byte >> ((i * BITS) % 8)) & (2**BITS - 1)
-    scale = tl.load(scales_ptr + group, mask=mask, other=0.0).to(tl.float32)
-    minimum = tl.load(mins_ptr + group, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.load(scales_ptr + group, mask=group_mask, other=0.0).to(tl.float32)
+    minimum = tl.load(mins_ptr + group, mask=group_mask, other=0.0).to(tl.float32)
     return code.to(tl.float32) * scale + minimum
 
 
@@ -265,12 +278,14 @@ def rematerialize_kernel(packed_ptr, scales_ptr, mins_ptr, w_ptr, y_ptr, tokens,
                          PER_TOKEN: tl.constexpr, BITS: tl.constexpr, SIZE: tl.constexpr,
                          BT: tl.constexpr, BC: tl.constexpr, BO: tl.constexpr, PRECISION: tl.constexpr):
     """y [tokens, outs] = x^ W^T, W [outs, channels]. Codes become values in registers on their way to the product."""
-    token = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
+    first_token = tl.program_id(0).to(tl.int64) * BT
+    token = first_token + tl.arange(0, BT)
     out = tl.program_id(1) * BO + tl.arange(0, BO)
     sum_ = tl.zeros((BT, BO), dtype=tl.float32)
     for start in range(0, channels, BC):
         channel = start + tl.arange(0, BC)
-        x = load_hat(packed_ptr, scales_ptr, mins_ptr, token, channel, token < tokens, channels, PER_TOKEN, BITS, SIZE)
+        x = load_hat(packed_ptr, scales_ptr, mins_ptr, first_token, token, start, channel, token < tokens, channels,
+                     PER_TOKEN, BITS, SIZE, True)
         w = tl.load(w_ptr + out[None, :] * channels + channel[:, None],
                     mask=(out[None, :] < outs) & (channel[:, None] < channels), other=0.0)
         sum_ = tl.dot(x, w, sum_, input_precision=PRECISION)
@@ -278,14 +293,18 @@ def rematerialize_kernel(packed_ptr, scales_ptr, mins_ptr, w_ptr, y_ptr, tokens,
              mask=(token[:, None] < tokens) & (out[None, :] < outs))
 
 
-def rematerialize(packed, scales, mins, weight: Tensor, tokens: int, bits: int, grouping: str, precision="ieee"):
-    """weight [outs, channels] f32 -> f32 [tokens, outs]. For K and V from the same codes stack w_k and w_v."""
+def rematerialize(packed, scales, mins, weight: Tensor, tokens: int, bits: int, grouping: str, precision="ieee",
+                  tile: tuple[int, int, int, int] | None = None):
+    """weight [outs, channels] f32 -> f32 [tokens, outs]. For K and V from the same codes stack w_k and w_v.
+
+    `tile`: tokens, outs and channels of a tile, warps. Codes are read anew for every tile of outs.
+    """
     outs, channels = weight.shape
     y = torch.empty(tokens, outs, dtype=torch.float32, device=weight.device)
-    BT, BO = 64, 64
+    BT, BO, BC, warps = tile or ((64, 64, 32, 4) if outs < 512 else (64, 256, 32, 8))
     rematerialize_kernel[(triton.cdiv(tokens, BT), triton.cdiv(outs, BO))](
         packed, scales, mins, weight, y, tokens, channels, outs, PER_TOKEN=grouping == "perToken", BITS=bits,
-        SIZE=GROUP, BT=BT, BC=32, BO=BO, PRECISION=precision, num_warps=4,
+        SIZE=GROUP, BT=BT, BC=BC, BO=BO, PRECISION=precision, num_warps=warps,
     )
     return y
 
@@ -297,9 +316,10 @@ def rematerialize(packed, scales, mins, weight: Tensor, tokens: int, bits: int, 
 def accumulate_kernel(packed_ptr, scales_ptr, mins_ptr, previous_ptr, next_ptr, tokens, channels,
                       PER_TOKEN: tl.constexpr, BITS: tl.constexpr, SIZE: tl.constexpr,
                       BT: tl.constexpr, BC: tl.constexpr):
-    token = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
-    channel = tl.program_id(1) * BC + tl.arange(0, BC)
-    hat = load_hat(packed_ptr, scales_ptr, mins_ptr, token, channel, token < tokens, channels, PER_TOKEN, BITS, SIZE)
+    first_token, first_channel = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1) * BC
+    token, channel = first_token + tl.arange(0, BT), first_channel + tl.arange(0, BC)
+    hat = load_hat(packed_ptr, scales_ptr, mins_ptr, first_token, token, first_channel, channel, token < tokens, channels,
+                   PER_TOKEN, BITS, SIZE, True)
     offsets = token[:, None] * channels + channel[None, :]
     mask = (token < tokens)[:, None] & (channel < channels)[None, :]
     previous = tl.load(previous_ptr + offsets, mask=mask, other=0.0)
@@ -352,13 +372,15 @@ def attend_kernel(
     average = tl.zeros((SHARED, VALUE_WIDTH), dtype=tl.float32)
 
     for start in range(0, TOKENS_PER_PART, BT):
-        token = part * TOKENS_PER_PART + start + tl.arange(0, BT)
+        first_token = part * TOKENS_PER_PART + start
+        token = first_token + tl.arange(0, BT)
         live = token < tokens
         k_a = tl.zeros((BT, HALF), dtype=tl.float32)
         k_b = tl.zeros((BT, HALF), dtype=tl.float32)
         for c in range(0, KEY_WIDTH, BC):
             channel = c + tl.arange(0, BC)
-            x = load_hat(kp_ptr, ks_ptr, km_ptr, token, channel, live, KEY_WIDTH, KEY_PER_TOKEN, BITS, SIZE)
+            x = load_hat(kp_ptr, ks_ptr, km_ptr, first_token, token, c, channel, live, KEY_WIDTH,
+                         KEY_PER_TOKEN, BITS, SIZE, True)
             row = kv_head * 2 * HALF
             w_a = tl.load(w_ptr + (row + a_row)[None, :] * KEY_WIDTH + channel[:, None])
             w_b = tl.load(w_ptr + (row + b_row)[None, :] * KEY_WIDTH + channel[:, None])
@@ -373,7 +395,8 @@ def attend_kernel(
         new_max = tl.maximum(running_max, tl.max(scores, axis=0))
         shrink = tl.exp(running_max - new_max)
         p = tl.exp(scores - new_max[None, :])
-        v = load_hat(vp_ptr, vs_ptr, vm_ptr, token, value_channel, live, VALUE_WIDTH, VALUE_PER_TOKEN, BITS, SIZE)
+        v = load_hat(vp_ptr, vs_ptr, vm_ptr, first_token, token, 0, value_channel, live, VALUE_WIDTH,
+                     VALUE_PER_TOKEN, BITS, SIZE, VALUE_WIDTH <= SIZE)
         average = tl.dot(tl.trans(p), v, average * shrink[:, None], input_precision="ieee")
         running_sum = running_sum * shrink + tl.sum(p, axis=0)
         running_max = new_max
@@ -384,8 +407,12 @@ def attend_kernel(
 
 
 def attend(query, key, value, w_k, w_v, tokens, bits, key_grouping, value_grouping, kv_heads, position, theta, layout,
-           tokens_per_part: int = 128) -> Tensor:
-    """query [heads, headDim] before RoPE; key and value: (packed, scales, mins). -> f32 [heads, headDim]."""
+           tokens_per_part: int = 128, tile: tuple[int, int, int] = (64, 32, 4)) -> Tensor:
+    """query [heads, headDim] before RoPE; key and value: (packed, scales, mins). -> f32 [heads, headDim].
+
+    `tile`: tokens and key channels of a tile, warps.
+    """
+    BT, BC, warps = tile
     heads, head_dim = query.shape
     device = query.device
     half = head_dim // 2
@@ -400,7 +427,7 @@ def attend(query, key, value, w_k, w_v, tokens, bits, key_grouping, value_groupi
         q, cos, sin, *key, *value, w_k, part_max, part_sum, latent, tokens, parts, head_dim**-0.5,
         TOKENS_PER_PART=tokens_per_part, KEY_WIDTH=w_k.shape[1], VALUE_WIDTH=w_v.shape[1], HEADS=heads, KV_HEADS=kv_heads, HALF=half,
         INTERLEAVED=layout == "interleaved", KEY_PER_TOKEN=key_grouping == "perToken",
-        VALUE_PER_TOKEN=value_grouping == "perToken", BITS=bits, SIZE=GROUP, BT=32, BC=32, num_warps=4,
+        VALUE_PER_TOKEN=value_grouping == "perToken", BITS=bits, SIZE=GROUP, BT=BT, BC=BC, num_warps=warps,
     )
     # Combine the parts (a few numbers per head), then project the averaged latents: once per token, not per cached token.
     weight = torch.exp(part_max - part_max.amax(1, keepdim=True))
