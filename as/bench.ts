@@ -1,5 +1,7 @@
 /** The plain tile products that the benchmark measures everything else against: integers in, integers out, no scales. */
 
+import { addPairs, PAIR_STEPS, widen } from './lanes';
+
 function plainWide(panels: usize, x: usize, tokens: i32, rows: i32, columns: i32, out: usize): void {
   const rowBytes = (columns as usize) << 1;
   const stride = (rows as usize) << 2;
@@ -55,12 +57,6 @@ function plainWide(panels: usize, x: usize, tokens: i32, rows: i32, columns: i32
   }
 }
 
-// @ts-ignore: decorator
-@inline
-function dotBytes(w: v128, codes: v128, sum: v128): v128 {
-  return i32x4.relaxed_dot_i8x16_i7x16_add_s(w, codes, sum);
-}
-
 function plainBytes(panels: usize, x: usize, tokens: i32, rows: i32, columns: i32, out: usize): void {
   const rowBytes = columns as usize;
   const stride = (rows as usize) << 2;
@@ -82,41 +78,46 @@ function plainBytes(panels: usize, x: usize, tokens: i32, rows: i32, columns: i3
       let i21 = i00;
       let i30 = i00;
       let i31 = i00;
-      do {
-        let w0 = v128.load(w);
-        let w1 = v128.load(w, 16);
-        let a = v128.load32_splat(x0);
-        i00 = dotBytes(w0, a, i00);
-        i01 = dotBytes(w1, a, i01);
-        a = v128.load32_splat(x1);
-        i10 = dotBytes(w0, a, i10);
-        i11 = dotBytes(w1, a, i11);
-        a = v128.load32_splat(x2);
-        i20 = dotBytes(w0, a, i20);
-        i21 = dotBytes(w1, a, i21);
-        a = v128.load32_splat(x3);
-        i30 = dotBytes(w0, a, i30);
-        i31 = dotBytes(w1, a, i31);
-        w0 = v128.load(w, 32);
-        w1 = v128.load(w, 48);
-        a = v128.load32_splat(x0, 4);
-        i00 = dotBytes(w0, a, i00);
-        i01 = dotBytes(w1, a, i01);
-        a = v128.load32_splat(x1, 4);
-        i10 = dotBytes(w0, a, i10);
-        i11 = dotBytes(w1, a, i11);
-        a = v128.load32_splat(x2, 4);
-        i20 = dotBytes(w0, a, i20);
-        i21 = dotBytes(w1, a, i21);
-        a = v128.load32_splat(x3, 4);
-        i30 = dotBytes(w0, a, i30);
-        i31 = dotBytes(w1, a, i31);
-        w += 64;
-        x0 += 8;
-        x1 += 8;
-        x2 += 8;
-        x3 += 8;
-      } while (x0 < end);
+      while (x0 < end) {
+        let p00 = i16x8.splat(0);
+        let p01 = p00;
+        let p10 = p00;
+        let p11 = p00;
+        let p20 = p00;
+        let p21 = p00;
+        let p30 = p00;
+        let p31 = p00;
+        const pause = min(x0 + 4 * PAIR_STEPS, end);
+        do {
+          const w0 = v128.load(w);
+          const w1 = v128.load(w, 16);
+          let a = v128.load32_splat(x0);
+          p00 = addPairs(p00, w0, a);
+          p01 = addPairs(p01, w1, a);
+          a = v128.load32_splat(x1);
+          p10 = addPairs(p10, w0, a);
+          p11 = addPairs(p11, w1, a);
+          a = v128.load32_splat(x2);
+          p20 = addPairs(p20, w0, a);
+          p21 = addPairs(p21, w1, a);
+          a = v128.load32_splat(x3);
+          p30 = addPairs(p30, w0, a);
+          p31 = addPairs(p31, w1, a);
+          w += 32;
+          x0 += 4;
+          x1 += 4;
+          x2 += 4;
+          x3 += 4;
+        } while (x0 < pause);
+        i00 = widen(i00, p00);
+        i01 = widen(i01, p01);
+        i10 = widen(i10, p10);
+        i11 = widen(i11, p11);
+        i20 = widen(i20, p20);
+        i21 = widen(i21, p21);
+        i30 = widen(i30, p30);
+        i31 = widen(i31, p31);
+      }
       v128.store(target, i00);
       v128.store(target, i01, 16);
       v128.store(target + stride, i10);
@@ -135,7 +136,7 @@ export function plainTileInt16(panels: usize, x: usize, tokens: i32, rows: i32, 
   plainWide(panels, x, tokens, rows, columns, out);
 }
 
-/** i8 panels times bytes below 128 in relaxed builds; as `plainTileInt16` in plain ones. */
+/** i8 panels times codes of up to 4 bits in relaxed builds; as `plainTileInt16` in plain ones. */
 export function plainTileInt8(panels: usize, x: usize, tokens: i32, rows: i32, columns: i32, out: usize): void {
   if (ASC_FEATURE_RELAXED_SIMD) plainBytes(panels, x, tokens, rows, columns, out);
   else plainWide(panels, x, tokens, rows, columns, out);

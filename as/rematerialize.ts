@@ -9,7 +9,19 @@
  *                    K[t, j] = sum over blocks b of  ws[j, b] * (code . w')           +  sum of m[c] W[j, c]
  */
 
-import { align16, halfToFloatScalar, loadHalf4, madd, maxLanes, roundToInt, sumLanes, sumLanesInt } from './lanes';
+import {
+  addPairs,
+  align16,
+  halfToFloatScalar,
+  loadHalf4,
+  madd,
+  maxLanes,
+  PAIR_STEPS,
+  roundToInt,
+  sumLanes,
+  sumLanesInt,
+  widen,
+} from './lanes';
 import { groupBytes, unpackCodes } from './pack';
 import { blockCount, padColumns, PANEL, panelTimesRows, tileOffsets, tileScales } from './tile';
 
@@ -499,15 +511,8 @@ function storeOutputs(out: usize, low: v128, high: v128, valid: i32, accumulate:
   }
 }
 
-/** Sixteen products: four neighbouring k of four outputs, codes below 128. */
-// @ts-ignore: decorator
-@inline
-function dotBytes(w: v128, codes: v128, sum: v128): v128 {
-  return i32x4.relaxed_dot_i8x16_i7x16_add_s(w, codes, sum);
-}
-
 /**
- * `panelTimesRows` on bytes (relaxed builds): i8 weights [padded / 4, 8 outputs, 4], u8 codes.
+ * `panelTimesRows` on bytes (relaxed builds): i8 weights [padded / 4, 8 outputs, 4], u8 codes of up to 4 bits.
  */
 function bytePanelTimesRows(
   panel: usize,
@@ -559,41 +564,46 @@ function bytePanelTimesRows(
       let i21 = i00;
       let i30 = i00;
       let i31 = i00;
-      do {
-        let w0 = v128.load(w);
-        let w1 = v128.load(w, 16);
-        let a = v128.load32_splat(x0);
-        i00 = dotBytes(w0, a, i00);
-        i01 = dotBytes(w1, a, i01);
-        a = v128.load32_splat(x1);
-        i10 = dotBytes(w0, a, i10);
-        i11 = dotBytes(w1, a, i11);
-        a = v128.load32_splat(x2);
-        i20 = dotBytes(w0, a, i20);
-        i21 = dotBytes(w1, a, i21);
-        a = v128.load32_splat(x3);
-        i30 = dotBytes(w0, a, i30);
-        i31 = dotBytes(w1, a, i31);
-        w0 = v128.load(w, 32);
-        w1 = v128.load(w, 48);
-        a = v128.load32_splat(x0, 4);
-        i00 = dotBytes(w0, a, i00);
-        i01 = dotBytes(w1, a, i01);
-        a = v128.load32_splat(x1, 4);
-        i10 = dotBytes(w0, a, i10);
-        i11 = dotBytes(w1, a, i11);
-        a = v128.load32_splat(x2, 4);
-        i20 = dotBytes(w0, a, i20);
-        i21 = dotBytes(w1, a, i21);
-        a = v128.load32_splat(x3, 4);
-        i30 = dotBytes(w0, a, i30);
-        i31 = dotBytes(w1, a, i31);
-        w += 64;
-        x0 += 8;
-        x1 += 8;
-        x2 += 8;
-        x3 += 8;
-      } while (x0 < end);
+      while (x0 < end) {
+        let p00 = i16x8.splat(0);
+        let p01 = p00;
+        let p10 = p00;
+        let p11 = p00;
+        let p20 = p00;
+        let p21 = p00;
+        let p30 = p00;
+        let p31 = p00;
+        const pause = min(x0 + 4 * PAIR_STEPS, end);
+        do {
+          const w0 = v128.load(w);
+          const w1 = v128.load(w, 16);
+          let a = v128.load32_splat(x0);
+          p00 = addPairs(p00, w0, a);
+          p01 = addPairs(p01, w1, a);
+          a = v128.load32_splat(x1);
+          p10 = addPairs(p10, w0, a);
+          p11 = addPairs(p11, w1, a);
+          a = v128.load32_splat(x2);
+          p20 = addPairs(p20, w0, a);
+          p21 = addPairs(p21, w1, a);
+          a = v128.load32_splat(x3);
+          p30 = addPairs(p30, w0, a);
+          p31 = addPairs(p31, w1, a);
+          w += 32;
+          x0 += 4;
+          x1 += 4;
+          x2 += 4;
+          x3 += 4;
+        } while (x0 < pause);
+        i00 = widen(i00, p00);
+        i01 = widen(i01, p01);
+        i10 = widen(i10, p10);
+        i11 = widen(i11, p11);
+        i20 = widen(i20, p20);
+        i21 = widen(i21, p21);
+        i30 = widen(i30, p30);
+        i31 = widen(i31, p31);
+      }
       const p0 = v128.load(ws);
       const p1 = v128.load(ws, 16);
       const q0 = v128.load(wo);
@@ -637,16 +647,20 @@ function bytePanelTimesRows(
       const end = min(x0 + blockBytes, rowEnd);
       let i0 = i32x4.splat(0);
       let i1 = i0;
-      do {
-        let a = v128.load32_splat(x0);
-        i0 = dotBytes(v128.load(w), a, i0);
-        i1 = dotBytes(v128.load(w, 16), a, i1);
-        a = v128.load32_splat(x0, 4);
-        i0 = dotBytes(v128.load(w, 32), a, i0);
-        i1 = dotBytes(v128.load(w, 48), a, i1);
-        w += 64;
-        x0 += 8;
-      } while (x0 < end);
+      while (x0 < end) {
+        let p0 = i16x8.splat(0);
+        let p1 = p0;
+        const pause = min(x0 + 4 * PAIR_STEPS, end);
+        do {
+          const a = v128.load32_splat(x0);
+          p0 = addPairs(p0, v128.load(w), a);
+          p1 = addPairs(p1, v128.load(w, 16), a);
+          w += 32;
+          x0 += 4;
+        } while (x0 < pause);
+        i0 = widen(i0, p0);
+        i1 = widen(i1, p1);
+      }
       f0 = addBoth(f0, i0, v128.load(ws), v128.load(wo), s, o);
       f1 = addBoth(f1, i1, v128.load(ws, 16), v128.load(wo, 16), s, o);
       ws += 32;

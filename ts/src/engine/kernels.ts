@@ -515,8 +515,8 @@ export interface Kernels {
     out: Pointer,
   ): void;
   /**
-   * The same on bytes where the build multiplies bytes (relaxed: i8 [rows / 8][columns / 4][8][4] times codes u8
-   * below 128); in plain builds the same as {@link Kernels.plainTileInt16}.
+   * The same on bytes where the build multiplies bytes (relaxed: i8 [rows / 8][columns / 4][8][4] times u8 codes
+   * of up to 4 bits); in plain builds the same as {@link Kernels.plainTileInt16}.
    */
   plainTileInt8(
     panels: Pointer,

@@ -117,8 +117,12 @@ export function forEachChunk(
   }
 }
 
-/** Tasks of one product: a few for each thread, so that a slow thread does not hold up the stage. */
+/**
+ * Tasks of one product: a few for each thread, so that a slow thread does not hold up the stage. One for each when
+ * few rows meet many weights: every task then starts reading a stream of memory anew, which costs more.
+ */
 const TASKS_PER_THREAD = 3;
+const FEW_ROWS = 4;
 
 /**
  * Records `out = x W^T`, as tasks of the current stage.
@@ -135,7 +139,8 @@ export function recordLinear(
 ): void {
   const { type, rows, columns, pointer } = weights;
   const chunks = Math.ceil(x.rows / x.chunk);
-  const wanted = recorder.threads === 1 ? 1 : Math.ceil((recorder.threads * TASKS_PER_THREAD) / chunks);
+  const each = x.rows <= FEW_ROWS ? 1 : TASKS_PER_THREAD;
+  const wanted = recorder.threads === 1 ? 1 : Math.ceil((recorder.threads * each) / chunks);
   const step = Math.max(8, Math.ceil(rows / wanted / 8) * 8);
   const tiled = takesTile(type);
   forEachChunk(x, (first, count, index) => {
