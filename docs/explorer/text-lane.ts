@@ -38,14 +38,19 @@ export class TextLane {
   #lossSum = 0;
   #lossTokens = 0;
   #generated = 0;
+  readonly #generatedBefore: number;
   #seconds = 0;
   #stopped: string | undefined;
 
-  /** @param waiting ids that have not been run */
+  /**
+   * @param waiting ids that have not been run
+   * @param generatedBefore how many of the newest ids an earlier run chose: its random numbers are passed over
+   */
   constructor(
     loaded: LoadedModel,
     sequence: CachedSequence,
     waiting: readonly number[],
+    generatedBefore: number,
     options: RunOptions,
   ) {
     const { seed, temperature } = options;
@@ -54,12 +59,19 @@ export class TextLane {
     this.#waiting = [...waiting];
     this.#history = [...sequence.tokens, ...waiting];
     this.#sampler = new Sampler({ seed, temperature, topK: 40, topP: 0.95, minP: 0.05 });
+    this.#generatedBefore = generatedBefore;
+    this.#sampler.skip(generatedBefore);
     this.#decoder = loaded.tokenizer.createDecoder(this.#history);
   }
 
   /** Ids that follow what the cache holds. */
   get pending(): readonly number[] {
     return this.#waiting;
+  }
+
+  /** How many of all ids were generated, by this run and those before: the newest ones. */
+  get generated(): number {
+    return this.#generatedBefore + this.#generated;
   }
 
   get stopped(): boolean {
@@ -93,15 +105,18 @@ export class TextLane {
     const { tokenizer, model } = this.#loaded;
     const token = this.#sampler.sample(this.#logits as Float32Array, this.#history);
     this.#history.push(token.id);
-    this.#waiting = [token.id];
-    this.#generated++;
     this.#lossSum -= token.logprob;
     this.#lossTokens++;
-    if (tokenizer.eosTokenIds.includes(token.id)) this.#stopped = 'the model ended the text';
+    const ended = tokenizer.eosTokenIds.includes(token.id);
+    if (!ended) {
+      this.#waiting = [token.id];
+      this.#generated++;
+    }
+    if (ended) this.#stopped = 'the model ended the text';
     else if (this.sequence.tokens.length + 1 >= model.config.maxPositionEmbeddings) {
       this.#stopped = 'the context of the model is full';
     } else if (last) this.#stopped = 'all tokens generated';
-    let text = tokenizer.eosTokenIds.includes(token.id) ? '' : this.#decoder.push(token.id);
+    let text = ended ? '' : this.#decoder.push(token.id);
     if (this.#stopped !== undefined) text += this.#decoder.flush();
     this.#seconds += (performance.now() - started) / 1000;
     return { ...this.report(lane), text, id: token.id };

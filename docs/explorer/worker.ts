@@ -26,6 +26,15 @@ import type {
 } from './protocol.js';
 import { type LoadedModel, TextLane } from './text-lane.js';
 
+/** Where a lane goes on. */
+interface LaneBeginning {
+  readonly sequence: CachedSequence;
+  /** Ids that have not been run. */
+  readonly pending: readonly number[];
+  /** How many of all ids were generated. */
+  readonly generated: number;
+}
+
 /** Tokens of a text that is measured: enough for two blocks and a wait of seconds. */
 const PERPLEXITY_TOKENS = 512;
 
@@ -38,7 +47,7 @@ let inspector: LayerInspector | undefined;
 let tellNow: (activity: Activity) => void = () => undefined;
 const lanes: (TextLane | undefined)[] = [];
 /** Sequences from snapshots, by lane, until a run takes them. */
-const restored: ({ sequence: CachedSequence; pending: readonly number[]; cache: string } | undefined)[] = [];
+const restored: (LaneBeginning | undefined)[] = [];
 
 type Handler<Name extends RequestName> = (
   body: Requests[Name][0],
@@ -88,9 +97,9 @@ const handlers: { readonly [Name in RequestName]: Handler<Name> } = {
     const ids = Array.from(own.tokenizer.encode(prompt));
     if (ids.length === 0) throw new ConfigError('prompt', prompt, 'at least one token');
     for (const [index, start] of starts.entries()) {
-      const sequence = startOf(index, start, own);
+      const { sequence, pending, generated } = beginningOf(index, start, ids, own);
       lanes[index]?.dispose();
-      lanes[index] = new TextLane(own, sequence.sequence, sequence.pending ?? ids, options);
+      lanes[index] = new TextLane(own, sequence, pending, generated, options);
     }
     const running = starts.map((_, index) => lanes[index] as TextLane);
     for (const [index, lane] of running.entries()) {
@@ -137,39 +146,41 @@ const handlers: { readonly [Name in RequestName]: Handler<Name> } = {
     const lane = lanes[index];
     if (!lane) throw new ConfigError('lane', index + 1, 'one that has a text');
     const { cache, tokens } = lane.sequence;
-    const content = { cache, tokens, pending: lane.pending, fingerprint: required().fingerprint };
-    return writeSnapshot(content) as Uint8Array<ArrayBuffer>;
+    const { pending, generated } = lane;
+    const { fingerprint } = required();
+    return writeSnapshot({ cache, tokens, pending, generated, fingerprint }) as Uint8Array<ArrayBuffer>;
   },
 
   restore({ lane: index, bytes, name }) {
     const own = required();
-    const { cache, tokens, pending } = restoreSnapshot(bytes, name, own);
+    const { cache, tokens, pending, generated } = restoreSnapshot(bytes, name, own);
     const before = restored[index];
     if (before) disposeCache(before.sequence.cache);
     const sequence = new CachedSequence(cache, tokens);
-    restored[index] = { sequence, pending, cache: cache.options.variant };
+    restored[index] = { sequence, pending, generated };
     const text = own.tokenizer.decode([...tokens, ...pending]);
     return { cache: describe(cache), text, length: cache.length };
   },
 };
 
-/** Where a lane starts: with an empty cache, or with that of its snapshot. */
-function startOf(
+/** Where a lane begins: with an empty cache and the prompt, or where its snapshot ends. */
+function beginningOf(
   index: number,
   { cache, resume }: LaneStart,
+  prompt: readonly number[],
   own: LoadedModel,
-): { sequence: CachedSequence; pending?: readonly number[] } {
+): LaneBeginning {
   const from = restored[index];
   if (!resume || !from) {
     resolveCacheOptions(cache, own.model.config); // says what is wrong before anything is thrown away
-    return { sequence: new CachedSequence(own.model.createCache(cache)) };
+    return { sequence: new CachedSequence(own.model.createCache(cache)), pending: prompt, generated: 0 };
   }
   restored[index] = undefined;
   if (from.pending.length > 0) return from;
   // The last token has to run again to say what follows it.
-  const prompt = [...from.sequence.tokens];
-  const kept = from.sequence.keepPrefix(prompt);
-  return { sequence: from.sequence, pending: prompt.slice(kept) };
+  const tokens = [...from.sequence.tokens];
+  const kept = from.sequence.keepPrefix(tokens);
+  return { ...from, pending: tokens.slice(kept) };
 }
 
 /** The cache argument that makes such a cache, as far as it matters to a reader. */

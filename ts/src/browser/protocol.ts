@@ -56,10 +56,18 @@ export interface Requests {
     { caches: number[]; tokens: number[][]; logits: 'last' | 'all'; mode: AttentionMode },
     { reports: CacheReport[]; logits: Matrix },
   ];
-  save: [{ cache: number; tokens: readonly number[]; pending: readonly number[] }, Uint8Array<ArrayBuffer>];
+  save: [
+    { cache: number; tokens: readonly number[]; pending: readonly number[]; generated: number },
+    Uint8Array<ArrayBuffer>,
+  ];
   restore: [
     { cache: number; bytes: Uint8Array; path: string },
-    CacheReport & { options: CacheOptions; tokens: readonly number[]; pending: readonly number[] },
+    CacheReport & {
+      options: CacheOptions;
+      tokens: readonly number[];
+      pending: readonly number[];
+      generated: number;
+    },
   ];
   dispose: [Record<string, never>, undefined];
 }

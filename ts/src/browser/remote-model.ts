@@ -230,33 +230,40 @@ export class RemoteModel implements LanguageModel {
    *
    * @param sequence a cache of this model and the ids that it holds, for instance a `CachedSequence`
    * @param pending ids that follow and have not been run
+   * @param generated how many of all ids were generated: the newest ones
    * @returns the bytes of a file
    */
   async saveSnapshot(
     sequence: { readonly cache: ModelCache; readonly tokens: readonly number[] },
     pending: readonly number[] = [],
+    generated = 0,
   ): Promise<Uint8Array<ArrayBuffer>> {
     const own = this.#own(sequence.cache);
     const tokens = [...sequence.tokens];
-    return own.ordered(() => this.#connection.request('save', { cache: own.id, tokens, pending }));
+    return own.ordered(() => this.#connection.request('save', { cache: own.id, tokens, pending, generated }));
   }
 
   /**
    * Restores a cache.
    *
    * @param path for messages
-   * @returns the cache, the ids that it holds, and ids that follow
+   * @returns the cache, the ids that it holds, ids that follow, and how many of all were generated
    * @throws {FormatError} as `restoreSnapshot`
    */
   async restoreSnapshot(
     bytes: Uint8Array,
     path = 'snapshot',
-  ): Promise<{ cache: RemoteCache; tokens: readonly number[]; pending: readonly number[] }> {
+  ): Promise<{
+    cache: RemoteCache;
+    tokens: readonly number[];
+    pending: readonly number[];
+    generated: number;
+  }> {
     const id = nextCache++;
     const answer = await this.#connection.request('restore', { cache: id, bytes, path });
     const cache = new RemoteCache(this, this.#connection, answer.options, id);
     cache.note(answer);
-    return { cache, tokens: answer.tokens, pending: answer.pending };
+    return { cache, tokens: answer.tokens, pending: answer.pending, generated: answer.generated };
   }
 
   /** Frees the model and ends the worker. */

@@ -107,17 +107,18 @@ class Engine {
       const result = await this.#loaded().forwardBatch(tokens, own, { logits, mode, signal });
       return { reports: own.map(report), logits: result };
     },
-    save: ({ cache, tokens, pending }) =>
+    save: ({ cache, tokens, pending, generated }) =>
       writeSnapshot({
         cache: this.#cache(cache),
         tokens,
         pending,
+        generated,
         fingerprint: this.#fingerprint,
       }) as Uint8Array<ArrayBuffer>,
     restore: ({ cache, bytes, path }) => {
       const owner = { model: this.#loaded(), fingerprint: this.#fingerprint };
-      const { cache: restored, tokens, pending } = restoreSnapshot(bytes, path, owner);
-      return { ...this.#add(cache, restored), options: restored.options, tokens, pending };
+      const { cache: restored, tokens, pending, generated } = restoreSnapshot(bytes, path, owner);
+      return { ...this.#add(cache, restored), options: restored.options, tokens, pending, generated };
     },
     dispose: async () => {
       for (const cache of this.#caches.values()) (cache as { dispose?(): void }).dispose?.();

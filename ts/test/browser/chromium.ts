@@ -24,7 +24,7 @@ const ADVICE = 'no Chromium for the browser tests: apt-get install chromium, or 
  * output says so.
  */
 export function describeInChromium(name: string, tests: () => void): void {
-  describe.skipIf(!chromiumPath && !process.env.CI)(name, tests);
+  describe.skipIf(!chromiumPath && !process.env.CI)(name, { timeout: 120_000 }, tests);
 }
 
 if (!chromiumPath) console.warn(`\n  *** ${ADVICE} ***\n`);
@@ -66,7 +66,7 @@ export async function openPage(
 ): Promise<WatchedPage> {
   const context = await browser.newContext(options);
   const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(60_000);
   const complaints: string[] = [];
   page.on('console', (message) => {
     if (message.type() === 'error' || message.type() === 'warning') {

@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Browser, BrowserContextOptions, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { SAMPLE_TEXT } from '../../../docs/explorer/sample-text.js';
 import { violations } from './accessibility.js';
 import { describeInChromium, longestTask, openPage, startChromium, type WatchedPage } from './chromium.js';
 import { NodeModel, root } from './node-result.js';
@@ -19,9 +20,12 @@ import { type StaticServer, serveFolders } from './static-server.js';
 const PROMPT =
   'It was a dark night, and the old man had lost his way among the hills. He had walked since morning without a ' +
   'word, and now he sat down upon a stone, and looked at the lights of the town that lay far below';
+/** A block of 128 tokens, and some more. */
+const TEXT = SAMPLE_TEXT.slice(0, 900);
 const TOKENS = 12;
 /** What the page samples with. */
 const SAMPLING = { seed: 7, temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05 };
+const SAVED = 'xquant-cl:2@tuned?window=32';
 const PAIRS = [
   ['kv', 'xquant-cl:2@paper?window=32'],
   ['kivi:2?group=32&window=32', 'xquant:2@paper?window=32'],
@@ -38,7 +42,11 @@ WebAssembly.validate = (bytes) => !String(bytes).includes('253,128,2') && valida
 describeInChromium('the explorer', () => {
   let browser: Browser;
   let folder: string;
+  /** Of 8 tokens behind the prompt, and the tokens that follow. */
   let snapshot: Uint8Array;
+  let continuation: readonly number[];
+  /** Perplexities of the text, as the page writes them. */
+  let measured: readonly string[];
   /** For loading the model and a first token. */
   let nodeSeconds: number;
   const expected = new Map<string, readonly number[]>();
@@ -53,7 +61,11 @@ describeInChromium('the explorer', () => {
     for (const cache of PAIRS.flat()) {
       expected.set(cache, await node.generate(PROMPT, { ...SAMPLING, cache, maxTokens: TOKENS }));
     }
-    snapshot = await node.snapshot(PROMPT, { cache: 'xquant-cl:2@tuned?window=32', maxTokens: 8 });
+    snapshot = await node.snapshot(PROMPT, { ...SAMPLING, cache: SAVED, maxTokens: 8 });
+    const whole = await node.generate(PROMPT, { ...SAMPLING, cache: SAVED, maxTokens: 8 + TOKENS });
+    continuation = whole.slice(8);
+    const perplexities = await node.perplexities(TEXT, ['kv', 'xquant-cl:2@tuned']);
+    measured = perplexities.map((perplexity) => perplexity.toFixed(3));
     browser = await startChromium();
   });
   afterAll(async () => {
@@ -138,10 +150,7 @@ describeInChromium('the explorer', () => {
         await page.waitForSelector('article:nth-child(2) .note:has-text("Snapshot of")');
         await page.fill('#seed', String(SAMPLING.seed));
         await generate(page, ['kv', undefined]);
-        await using node = await NodeModel.load('books-mha');
-        expect(await tokensOf(page, 1)).toEqual(
-          await node.continue(snapshot, { ...SAMPLING, maxTokens: TOKENS }),
-        );
+        expect(await tokensOf(page, 1)).toEqual(continuation);
         const [download] = await Promise.all([
           page.waitForEvent('download'),
           page.click('article:nth-child(2) button'),
@@ -182,6 +191,7 @@ describeInChromium('the explorer', () => {
       });
 
       it('shows layers, perplexity, memory and roofline without blocking', async () => {
+        await page.fill('#text', TEXT);
         const { milliseconds } = await longestTask(browser, page, async () => {
           await page.click('#inspect');
           await page.waitForSelector('#maps figure:nth-child(4) canvas');
@@ -197,7 +207,7 @@ describeInChromium('the explorer', () => {
         });
         expect(milliseconds).toBeLessThan(50);
         const perplexities = await page.locator('#perplexity-table td:nth-child(2)').allTextContents();
-        expect(Number(perplexities[1])).toBeGreaterThan(Number(perplexities[0]));
+        expect(perplexities).toEqual(measured);
 
         await page.selectOption('#shape', 'llama-2-7b');
         await page.fill('#context', '4096');
@@ -280,6 +290,7 @@ describeInChromium('the explorer', () => {
     it.each(themes)('fits a phone and is accessible, %s', async (colorScheme) => {
       await open({ colorScheme, viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true });
       await generate(page, ['kv', 'xquant-cl:2@paper?window=32']);
+      await page.fill('#text', TEXT);
       await page.click('#inspect');
       await page.waitForSelector('#maps canvas');
       await page.click('#measure');

@@ -147,7 +147,7 @@ describeInChromium('the browser bundle', () => {
           const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
           const restored = await model.restoreSnapshot(bytes);
           const sequence = new CachedSequence(restored.cache, restored.tokens);
-          const saved = await model.saveSnapshot(sequence, restored.pending);
+          const saved = await model.saveSnapshot(sequence, restored.pending, restored.generated);
           const prompt = [...restored.tokens, ...restored.pending];
           const { ids } = await generate(model, tokenizer, prompt, { cache: sequence, maxTokens }).finish();
           return { ids, again: btoa(Array.from(saved, (byte) => String.fromCharCode(byte)).join('')) };

@@ -7,9 +7,10 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { WasmModel } from '../../src/engine/wasm-model.js';
-import { CachedSequence, type GenerateOptions, generate } from '../../src/generate.js';
+import { type GenerateOptions, generate } from '../../src/generate.js';
 import { loadModelFile } from '../../src/io/load-model.js';
-import { restoreSnapshot, writeSnapshot } from '../../src/io/snapshot.js';
+import { writeSnapshot } from '../../src/io/snapshot.js';
+import { measurePerplexity } from '../../src/perplexity.js';
 import { Tokenizer } from '../../src/text/tokenizer.js';
 
 /** The repository, with `/` at the end. */
@@ -45,28 +46,19 @@ export class NodeModel implements AsyncDisposable {
   }
 
   /** Generates, and saves the cache with the last token still to run. */
-  async snapshot(
-    prompt: string,
-    { cache, ...options }: GenerateOptions & { cache: string },
-  ): Promise<Uint8Array> {
-    const sequence = new CachedSequence(this.#model.createCache(cache));
-    const { ids } = await generate(this.#model, this.#tokenizer, prompt, {
-      ...options,
-      cache: sequence,
-    }).finish();
-    const { tokens } = sequence;
-    const content = { cache: sequence.cache, tokens, pending: ids.slice(-1), fingerprint: this.#fingerprint };
-    return writeSnapshot(content);
+  async snapshot(prompt: string, options: GenerateOptions): Promise<Uint8Array> {
+    const generation = generate(this.#model, this.#tokenizer, prompt, options);
+    await generation.finish();
+    const { sequence, pending, generated } = generation;
+    const { cache, tokens } = sequence;
+    return writeSnapshot({ cache, tokens, pending, generated, fingerprint: this.#fingerprint });
   }
 
-  /** Goes on from a snapshot. @returns generated ids */
-  async continue(snapshot: Uint8Array, options: GenerateOptions): Promise<readonly number[]> {
-    const owner = { model: this.#model, fingerprint: this.#fingerprint };
-    const { cache, tokens, pending } = restoreSnapshot(snapshot, 'snapshot', owner);
-    const prompt = [...tokens, ...pending];
-    const sequence = new CachedSequence(cache, tokens);
-    return (await generate(this.#model, this.#tokenizer, prompt, { ...options, cache: sequence }).finish())
-      .ids;
+  /** @returns perplexity of a text with each cache */
+  async perplexities(text: string, caches: readonly string[]): Promise<number[]> {
+    const ids = this.#tokenizer.encode(text);
+    const report = await measurePerplexity(this.#model, ids, { caches, windowSize: ids.length });
+    return report.caches.map(({ perplexity }) => perplexity);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
