@@ -1,0 +1,63 @@
+/**
+ * The site: guides in the order of reading, and the API of every entry of the package. Every export has to be
+ * documented and every link has to lead somewhere; what does not, fails the build.
+ */
+
+import { readdirSync } from 'node:fs';
+
+/** Pages of docs/ that come first; the start page is the readme. */
+const FIRST = [
+  'algorithm.md',
+  'paper-map.md',
+  'numerics.md',
+  'format.md',
+  'cross-check.md',
+  'run-a-model.md',
+  'cli.md',
+  'troubleshooting.md',
+];
+
+const pages = readdirSync(new URL('docs/', import.meta.url)).filter((name) => name.endsWith('.md'));
+const others = pages.filter((name) => name !== 'index.md' && !FIRST.includes(name)).sort();
+
+export default {
+  name: 'xquant',
+  plugin: ['./scripts/typedoc-guides.mjs'],
+  entryPoints: [
+    'ts/src/index.ts',
+    'ts/src/reference.ts',
+    'ts/src/text/tokenizer.ts',
+    'ts/src/io/safetensors.ts',
+    'ts/src/browser/index.ts',
+  ],
+  sortEntryPoints: false,
+  tsconfig: 'tsconfig.build.json',
+  out: 'docs/site',
+  readme: 'docs/index.md',
+  projectDocuments: [...FIRST, ...others].map((name) => `docs/${name}`),
+  customCss: 'docs/theme/site.css',
+  navigation: { includeFolders: false, compactFolders: false },
+  headings: { readme: false, document: false },
+  searchInDocuments: true,
+  searchInComments: true,
+  highlightLanguages: ['shellscript', 'json', 'python', 'typescript', 'javascript', 'html', 'http'],
+  excludePrivate: true,
+  excludeInternal: true,
+  includeVersion: true,
+  disableSources: true,
+  githubPages: false,
+  treatWarningsAsErrors: true,
+  treatValidationWarningsAsErrors: true,
+  validation: { notExported: true, invalidLink: true, notDocumented: true },
+  requiredToBeDocumented: [
+    'Class',
+    'Interface',
+    'Function',
+    'TypeAlias',
+    'Variable',
+    'Enum',
+    'Property',
+    'Method',
+    'Accessor',
+  ],
+};
