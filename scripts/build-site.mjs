@@ -1,13 +1,12 @@
 /**
- * Builds docs/site: guides and API by TypeDoc, and the explorer with the kernels and models that it runs. The site
- * asks no other host for anything. `--only-explorer` leaves the pages of TypeDoc as they are.
+ * Builds docs/site: guides and API by TypeDoc (`typedoc.config.mjs`), and the explorer. Then every page is read, and a
+ * link that leads nowhere, or anything that a page would ask another host for, fails the build.
  */
 
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { bundle } from './browser-bundle.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const site = join(root, 'docs/site');
@@ -22,41 +21,53 @@ function run(script, args = []) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
-/** Copies the files of a folder whose names end in `ending`. */
-function copy(from, to, ending) {
-  mkdirSync(to, { recursive: true });
-  for (const name of readdirSync(from).filter((each) => each.endsWith(ending))) {
-    copyFileSync(join(from, name), join(to, name));
+/** What is wrong with the pages of a folder. */
+function problemsOf(folder) {
+  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).map((name) => join(folder, name));
+  const pages = new Map(
+    files.filter((file) => file.endsWith('.html')).map((file) => [file, readFileSync(file, 'utf8')]),
+  );
+  const anchors = new Map(
+    [...pages].map(([file, html]) => [
+      file,
+      new Set([...html.matchAll(/\sid="([^"]+)"/g)].map(([, id]) => id)),
+    ]),
+  );
+  const problems = [];
+  for (const [file, html] of pages) {
+    const complain = (what) => problems.push(`${relative(folder, file)}: ${what}`);
+    for (const [tag, name, attributes] of html.matchAll(/<(\w+)((?:\s[^<>]*)?)>/g)) {
+      for (const [, attribute, target] of attributes.matchAll(/\s(href|src)="([^"]*)"/g)) {
+        if (/^(data|blob|mailto|javascript):/.test(target)) continue;
+        if (/^([a-z]+:)?\/\//.test(target)) {
+          // A link may lead away; a page may not load anything from elsewhere.
+          if (name !== 'a') complain(`asks another host: ${tag}`);
+          continue;
+        }
+        const [path, anchor] = target.split('#').map(decodeURIComponent);
+        const there = path === '' ? file : join(dirname(file), path.replace(/\?.*$/, ''));
+        if (!existsSync(there)) complain(`${attribute}="${target}" leads nowhere`);
+        else if (name === 'a' && anchor && anchors.has(there) && !anchors.get(there).has(anchor)) {
+          complain(`${attribute}="${target}": the page has no such place`);
+        }
+      }
+    }
   }
+  for (const file of files.filter((name) => name.endsWith('.css'))) {
+    const [, url] =
+      /(?:url\(|@import)\s*["']?((?:https?:)?\/\/[^"')]*)/.exec(readFileSync(file, 'utf8')) ?? [];
+    if (url) problems.push(`${relative(folder, file)}: asks another host: ${url}`);
+  }
+  return problems;
 }
 
-if (!process.argv.includes('--only-explorer')) run('node_modules/typedoc/bin/typedoc');
-
-const wasm = join(root, 'dist/wasm');
-if (!existsSync(join(wasm, 'simd.wasm'))) run('scripts/build-wasm.mjs');
-copy(wasm, join(site, 'wasm'), '.wasm');
-copy(join(root, 'golden/models'), join(site, 'models'), '.gguf');
-
-const explorer = join(site, 'explorer');
-mkdirSync(explorer, { recursive: true });
-for (const name of ['index.html', 'style.css']) {
-  copyFileSync(join(root, 'docs/explorer', name), join(explorer, name));
+rmSync(site, { recursive: true, force: true });
+run('node_modules/typedoc/bin/typedoc');
+run('scripts/build-explorer.mjs', [site]);
+const problems = problemsOf(site);
+for (const problem of problems) console.error(problem);
+if (problems.length > 0) {
+  console.error(`${problems.length} broken links or requests`);
+  process.exit(1);
 }
-for (const name of ['main', 'worker']) {
-  const { code } = await bundle(join(root, `docs/explorer/${name}.ts`));
-  writeFileSync(join(explorer, `${name}.js`), code);
-}
-
-// TypeDoc's pages lead to the explorer, too. Its links of the toolbar cannot be relative to the page.
-for (const name of readdirSync(site, { recursive: true, encoding: 'utf8' })) {
-  if (!name.endsWith('.html') || name.startsWith('explorer')) continue;
-  const file = join(site, name);
-  const html = readFileSync(file, 'utf8');
-  const base = /<html[^>]* data-base="([^"]*)"/.exec(html)?.[1];
-  const marker = '<div id="tsd-toolbar-links">';
-  if (base === undefined || !html.includes(marker))
-    throw new Error(`${name}: TypeDoc's pages look different now`);
-  const links = `<a href="${base}explorer/index.html">Explorer</a>`;
-  writeFileSync(file, html.replace(marker, marker + links));
-}
-console.log(`site: docs/site/index.html`);
+console.log('site: docs/site/index.html');
