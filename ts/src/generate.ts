@@ -279,6 +279,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     this.#steps = this.#run();
   }
 
+  /** The tokens, one by one. Leaving the loop ends the generation. */
   [Symbol.asyncIterator](): AsyncGenerator<GeneratedToken, void, undefined> {
     return this.#steps;
   }

@@ -5,9 +5,25 @@
  * This file is a table of contents. To read the method, go through `quant/uniform`, `quant/pack`,
  * `quant/grouped`, then `cache/block` and the variants beside it, then `model/transformer`.
  *
- * @module
+ * @module xquant
  */
 
+// What a cache costs, and what is in a model.
+export {
+  type ChannelProfile,
+  type DistributionOptions,
+  type Distributions,
+  type LayerDistributions,
+  type LayerError,
+  type LayerStep,
+  measureCacheErrors,
+  measureDistributions,
+  type OutlierPrediction,
+  type ProfiledTensor,
+  predictOutlierChannel,
+  type SteppedTensor,
+  type TensorSample,
+} from './analysis/distributions.js';
 export {
   type CacheSize,
   cacheBytes,
@@ -18,9 +34,28 @@ export {
   namedShape,
   type ShapeName,
 } from './analysis/memory.js';
+export {
+  DEVICES,
+  type Device,
+  type DeviceName,
+  hiddenTokens,
+  parseDevice,
+  type RooflineCost,
+  type RooflineForm,
+  type RooflineLayer,
+  ridgePoint,
+  rooflineCost,
+  rooflineTerms,
+} from './analysis/roofline.js';
 export { BACKENDS, type BackendName, type BackendOptions, startModel } from './backends.js';
 export { ReferenceCache } from './cache/create.js';
 export { ComputedFactors, type FactorProgress, latentFactors } from './cache/factors.js';
+export type {
+  CalibratedLevels,
+  KvquantCalibration,
+  KvquantLayerCalibration,
+  KvquantSetting,
+} from './cache/kvquant.js';
 // Caches (XQuant §3).
 export {
   CACHE_VARIANTS,
@@ -95,7 +130,14 @@ export {
   writeSnapshot,
 } from './io/snapshot.js';
 export { SNAPSHOT_VERSION } from './io/snapshot-sections.js';
-export { type FactorOwner, type NamedFactors, readFactors, writeFactors } from './io/svd-factors.js';
+export type { ByteSource } from './io/source.js';
+export {
+  type FactorName,
+  type FactorOwner,
+  type NamedFactors,
+  readFactors,
+  writeFactors,
+} from './io/svd-factors.js';
 // Running a model.
 export { type LoadedModel, type LoadModelOptions, loadModel } from './load.js';
 
@@ -143,6 +185,7 @@ export {
   quantizeMatrix,
   unpackMatrix,
 } from './quant/grouped.js';
+export type { NuqBits, NuqMatrix, NuqRanges, QNorm } from './quant/nuq.js';
 export { packCodes, packedBytes, unpackCodes } from './quant/pack.js';
 // The quantizer (XQuant §4): one group, its bytes, a matrix in groups.
 export {
@@ -179,5 +222,11 @@ export {
   type TokenLogprob,
 } from './sampling.js';
 export { type ChatMessage, type RenderChatOptions, renderChat } from './text/chat-template.js';
+export type { StreamDecoder } from './text/token-bytes.js';
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from './text/tokenizer.js';
-export type { TokenizerSource } from './text/tokenizer-source.js';
+export type {
+  GgufTokenizerSource,
+  JsonTokenizerSource,
+  NoTokenizerSource,
+  TokenizerSource,
+} from './text/tokenizer-source.js';

@@ -92,7 +92,10 @@ export class Sampler {
   readonly #options: Defaulted & SamplingOptions;
   readonly #random: Random;
 
-  /** @throws as {@link assertSamplingOptions} */
+  /**
+   * @throws {TypeError} if an option is not a number
+   * @throws {ConfigError | RangeError} if an option is outside its range; names it
+   */
   constructor(options: SamplingOptions = {}) {
     assertSamplingOptions(options);
     this.#options = { ...DEFAULTS, ...definedOnly(options) };

@@ -2,7 +2,7 @@
  * XQuant in a browser: everything of the package, with a `loadModel` that runs the engine in a worker and keeps
  * what it downloads. This is what `import 'xquant'` gives there.
  *
- * @module
+ * @module xquant/browser
  */
 
 export * from '../index.js';

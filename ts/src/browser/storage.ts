@@ -53,6 +53,7 @@ export interface StoredFile {
   write(offset: number, bytes: Uint8Array): void;
   /** Replaces what is known; with `undefined`, forgets the file. */
   setInfo(info: StoredInfo | undefined): void;
+  /** Lets go of the file; it stays where it is. */
   close(): void;
 }
 

@@ -65,6 +65,7 @@ export class ComputedFactors implements FactorSource {
     this.#onCompute = onCompute;
   }
 
+  /** {@inheritDoc FactorSource.factors} */
   factors(layer: number, name: FactoredMatrix): LatentFactors {
     const key = factorKey(layer, name);
     let found = this.#known.get(key);

@@ -66,8 +66,11 @@ export interface LatentFactors {
 /** What is known of a model offline: factors of its layers, computed on first use or read from a file. */
 export interface FactorSource {
   /**
+   * The factors of one matrix of one layer.
+   *
    * @param layer which layer
    * @param matrix which matrix is factored: `wK`, `wV`, `[wK | wV]`, or the latter with the norm gain folded in
+   * @returns not to be written to
    */
   factors(layer: number, matrix: FactoredMatrix): LatentFactors;
   /**

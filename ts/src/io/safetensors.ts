@@ -8,7 +8,7 @@
  * Offsets count from the end of the header, and the tensors tile the data without gap or overlap. The reader
  * holds a file to that; the tensors it gives are views, decoded on request.
  *
- * @module
+ * @module xquant/safetensors
  */
 
 import { FormatError, ShapeError } from '../errors.js';

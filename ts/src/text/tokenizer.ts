@@ -4,7 +4,7 @@
  * Encoding is done by `@huggingface/tokenizers`. Decoding is our own (`token-bytes.ts`), because text must
  * come out while it is generated, and no character may be split.
  *
- * @module
+ * @module xquant/tokenizer
  */
 
 import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
