@@ -48,6 +48,8 @@ export default {
   githubPages: false,
   treatWarningsAsErrors: true,
   treatValidationWarningsAsErrors: true,
+  // What the engine's classes are made of. Caches and models are used through their interfaces.
+  intentionallyNotExported: ['CacheHost', 'WasmLayerCache'],
   validation: { notExported: true, invalidLink: true, notDocumented: true },
   requiredToBeDocumented: [
     'Class',
@@ -56,7 +58,6 @@ export default {
     'TypeAlias',
     'Variable',
     'Enum',
-    'Property',
     'Method',
     'Accessor',
   ],

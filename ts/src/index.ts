@@ -89,7 +89,14 @@ export type {
   StoredMatrix,
 } from './cache/types.js';
 // The engine.
-export { KERNEL_CHOICES, type KernelChoice, type WasmBinary, type WasmBuild } from './engine/load-wasm.js';
+export {
+  KERNEL_CHOICES,
+  type KernelChoice,
+  WASM_BUILDS,
+  type WasmBinary,
+  type WasmBuild,
+} from './engine/load-wasm.js';
+export type { WasmForwardOptions } from './engine/pass.js';
 export { KEY_WEIGHTS, type KeyWeights } from './engine/small-product.js';
 export { WasmCache } from './engine/wasm-cache.js';
 export { type WasmMemoryUse, WasmModel, type WasmModelOptions } from './engine/wasm-model.js';

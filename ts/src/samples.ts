@@ -87,6 +87,7 @@ export class SampleGeneration implements AsyncIterable<SampleToken> {
     this.#steps = this.#run(prompted);
   }
 
+  /** The tokens of all samples, as they come. Leaving the loop ends the generation. */
   [Symbol.asyncIterator](): AsyncGenerator<SampleToken, void, undefined> {
     return this.#steps;
   }

@@ -155,7 +155,10 @@ export class RemoteModel implements LanguageModel {
   readonly build: WasmBuild | undefined;
   readonly #connection: EngineConnection;
 
-  /** @param loaded what the worker said */
+  /**
+   * @param loaded what the worker said
+   * @internal
+   */
   constructor(connection: EngineConnection, loaded: Requests['load'][1]) {
     this.#connection = connection;
     this.config = loaded.file.config;
@@ -168,6 +171,7 @@ export class RemoteModel implements LanguageModel {
    * Loads a model into the worker of a connection.
    *
    * @throws what loading throws; the worker is ended then
+   * @internal
    */
   static async load(
     connection: EngineConnection,
@@ -296,7 +300,11 @@ export class RemoteCache implements ModelCache {
   #failure: unknown;
   #pending: Promise<unknown> = Promise.resolve();
 
-  /** Made by {@link RemoteModel}. */
+  /**
+   * Made by {@link RemoteModel}.
+   *
+   * @internal
+   */
   constructor(model: RemoteModel, connection: EngineConnection, options: CacheOptions, id = nextCache++) {
     this.model = model;
     this.backend = model.backend;

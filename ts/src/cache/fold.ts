@@ -49,8 +49,11 @@ export function foldProjection(
 /**
  * K = X Wk, V = X Wv, biases and QK-norm included.
  *
- * @param rows [tokens, inChannels]
- * @param weights [kvDim, inChannels] each, folded to the space of `rows`
+ * @param keyRows what keys are made of, [tokens, inChannels]
+ * @param valueRows what values are made of, [tokens, inChannels]
+ * @param weights [kvDim, inChannels] each, folded to the space of the rows
+ * @param projection for biases and the norm of keys
+ * @returns fresh, [tokens, kvDim] each
  */
 export function project(
   keyRows: Matrix,

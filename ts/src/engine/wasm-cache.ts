@@ -117,14 +117,20 @@ export class WasmCache implements ModelCache {
   readonly backend = 'wasm';
   readonly options: CacheOptions;
   readonly layers: readonly WasmLayerCache[];
+  /** @internal */
   readonly plan: CachePlan;
-  /** The model it belongs to. */
+  /**
+   * The model it belongs to.
+   *
+   * @internal
+   */
   readonly host: CacheHost;
   readonly #resources: CacheResources;
   /** How an int8 accumulator lies in memory. */
   readonly #int8: TensorPlace | undefined;
   readonly #accumulatorBytes: number;
 
+  /** @internal */
   constructor(host: CacheHost, plan: CachePlan, stores?: readonly BlockStore[]) {
     this.host = host;
     this.plan = plan;
@@ -198,11 +204,15 @@ export class WasmCache implements ModelCache {
     this.#resources.dispose();
   }
 
+  /** The same, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
 
-  /** @throws {DisposedError} after {@link dispose} */
+  /**
+   * @throws {DisposedError} after {@link dispose}
+   * @internal
+   */
   assertUsable(): void {
     if (this.#resources.disposed) throw new DisposedError('cache');
   }
@@ -211,6 +221,7 @@ export class WasmCache implements ModelCache {
    * Finished keys and values of a layer's window.
    *
    * @throws {MemoryError} if there is no room
+   * @internal
    */
   exactWindow(layer: number): ExactWindow {
     const known = this.#resources.windows[layer];
@@ -234,6 +245,7 @@ export class WasmCache implements ModelCache {
    * @param sealing whether the block is being written
    * @throws {CacheStateError} if a cross-layer variant is used out of layer order
    * @throws {MemoryError} if there is no room for the accumulator
+   * @internal
    */
   context(layer: number, index: number, block: number, sealing: boolean): BlockContext {
     const plan = this.plan.layers[layer];
@@ -262,23 +274,39 @@ export class WasmCache implements ModelCache {
     return { ...common, accumulator: { pointer: entry.pointer, int8: this.#int8 }, advance: !reached };
   }
 
-  /** Forgets the accumulators of blocks from `blocks` on, and how far the others have come. */
+  /**
+   * Forgets the accumulators of blocks from `blocks` on, and how far the others have come.
+   *
+   * @internal
+   */
   resetAccumulators(blocks: number, restart: boolean): void {
     this.#resources.truncateAccumulators(blocks);
     if (restart) for (const entry of this.#resources.accumulators) if (entry) entry.layer = -1;
   }
 
-  /** Remembers the contents of all layers. */
+  /**
+   * Remembers the contents of all layers.
+   *
+   * @internal
+   */
   begin(): void {
     for (const { store } of this.layers) store.begin();
   }
 
-  /** Keeps what was done since {@link begin}. */
+  /**
+   * Keeps what was done since {@link begin}.
+   *
+   * @internal
+   */
   commit(): void {
     for (const { store } of this.layers) store.commit();
   }
 
-  /** Takes back what was done since {@link begin}. */
+  /**
+   * Takes back what was done since {@link begin}.
+   *
+   * @internal
+   */
   rollback(): void {
     for (const layer of this.layers) layer.rollback();
     this.resetAccumulators(this.layers[0].store.blocks, true);

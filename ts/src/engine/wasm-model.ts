@@ -190,7 +190,10 @@ export class WasmModel implements LanguageModel, CacheHost {
     return { used, peak, committed, weights: this.#weightBytes, ropeTables };
   }
 
-  /** @throws {DisposedError} after {@link dispose} */
+  /**
+   * @throws {DisposedError} after {@link dispose}
+   * @internal
+   */
   get memory(): LinearMemory {
     if (!this.#memory) throw new DisposedError('model');
     return this.#memory;

@@ -120,10 +120,8 @@ function isOnlyChecked({ place, words, line }: CommandLine): boolean {
   if (/^docs\/(cross-check|benchmarks|results)\.md|^golden\//.test(place)) return true;
   if (['reproduce', 'chat'].includes(words[2])) return true;
   if (words[2] === 'perplexity' && !line.includes('--windows')) return true;
-  const model = words[words.indexOf('--model') + 1];
-  return (
-    line.includes('--model') && !['books-mha', 'books-gqa'].includes(model) && !existsSync(join(root, model))
-  );
+  const model = words[words.indexOf('--model') + 1] ?? '';
+  return /\.gguf$|[:/]/.test(model) && !existsSync(join(root, model));
 }
 
 describe('commands', () => {
