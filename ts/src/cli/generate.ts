@@ -222,7 +222,8 @@ async function prepareStart(
   }
   const { tokens } = saved.sequence;
   const differs = tokens.findIndex((id, i) => id !== ids[i]);
-  if (differs >= 0 && 2 * differs < tokens.length) {
+  // A prompt that is all there needs no word, like one that goes on behind most of the text.
+  if (differs >= 0 && differs < ids.length && 2 * differs < tokens.length) {
     const shared = `the prompt shares the first ${differs} of ${tokens.length} tokens in ${snapshot}`;
     await write(terminal.stderr, `xquant: ${shared}; the others are dropped\n`);
   }

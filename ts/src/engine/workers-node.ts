@@ -14,7 +14,8 @@ export const spawnThread: SpawnThread = (source, setup, onMessage, onEnd) => {
   const body =
     "const { parentPort, workerData } = require('node:worker_threads');\n" +
     `${source}\nrun(workerData, (message) => parentPort.postMessage(message));`;
-  const worker = new Worker(body, { eval: true, workerData: setup });
+  // Not the options of this process: `--input-type=module` would make the body a module, without `require`.
+  const worker = new Worker(body, { eval: true, execArgv: [], workerData: setup });
   worker.on('message', onMessage);
   worker.on('error', (error) => onEnd(error.message));
   worker.on('exit', (code) => onEnd(`it ended (exit code ${code})`));

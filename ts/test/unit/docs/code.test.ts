@@ -5,7 +5,16 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
@@ -18,6 +27,9 @@ const root = new URL('../../../../', import.meta.url).pathname;
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 const folder = mkdtempSync(join(tmpdir(), 'xquant-docs-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** For one block or command, on a machine that does much else. */
+const RUN_TIMEOUT = 300_000;
 
 interface Block {
   /** File and line, for the name of a test. */
@@ -69,7 +81,14 @@ describe('scripts', () => {
     symlinkSync(root, join(folder, 'node_modules/xquant'), 'dir');
   });
 
-  it.each([...only('ts'), ...examples()])('$place', ({ code }) => {
+  it.each([...only('ts'), ...examples()])('$place', { timeout: RUN_TIMEOUT }, ({ code }) => {
+    writeFileSync(join(folder, 'script.mjs'), code);
+    const { status, stderr } = spawnSync(process.execPath, ['script.mjs'], { cwd: folder, encoding: 'utf8' });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+  });
+
+  it('can stand on the command line of node', { timeout: RUN_TIMEOUT }, () => {
+    const [{ code }] = only('ts');
     const args = ['--input-type=module', '--eval', code];
     const { status, stderr } = spawnSync(process.execPath, args, { cwd: folder, encoding: 'utf8' });
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
@@ -138,19 +157,19 @@ describe('commands', () => {
     expect(ran).toBe(true);
   });
 
-  it.each(lines.filter((each) => isXquant(each) && !isOnlyChecked(each)))(
-    'run: $place $line',
-    async ({ words }) => {
-      // Files of the clone are read where they are; all others are written to a folder of their own.
-      const args = words
-        .slice(2)
-        .map((word) =>
-          /^[\w-]+\.\w+$/.test(word) && !existsSync(join(root, word)) ? join(folder, word) : word,
-        );
-      const { code, stderr } = await runInProcess(args);
-      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-    },
-  );
+  const run = lines.filter((each) => isXquant(each) && !isOnlyChecked(each));
+  it.each(run)('run, shortened: $place $line', { timeout: RUN_TIMEOUT }, async ({ words }) => {
+    // Files of the clone are read where they are; all others are written to a folder of their own.
+    const args = words
+      .slice(2)
+      .map((word) =>
+        /^[\w-]+\.\w+$/.test(word) && !existsSync(join(root, word)) ? join(folder, word) : word,
+      );
+    if (args[0] === 'generate') args.push('--max-tokens', '3');
+    if (args[0] === 'perplexity') args.push('--windows', '1', '--window-size', '32');
+    const { code, stderr } = await runInProcess(args);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  });
 
   it('of npm are scripts of the package', () => {
     const text = pages.map((page) => readFileSync(join(root, page), 'utf8')).join('\n');
