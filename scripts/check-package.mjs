@@ -92,8 +92,8 @@ function importAll() {
   lines.push(
     "import { existsSync } from 'node:fs';",
     `for (const name of ${JSON.stringify(kernels)}) {`,
-    '  const url = new URL(import.meta.resolve(`xquant/wasm/${name}.wasm`));',
-    '  if (!existsSync(url)) throw new Error(`${url} is missing`);',
+    "  const url = new URL(import.meta.resolve('xquant/wasm/' + name + '.wasm'));",
+    "  if (!existsSync(url)) throw new Error(url + ' is missing');",
     '}',
   );
   writeFileSync(join(project, 'imports.mjs'), lines.join('\n'));

@@ -4,6 +4,7 @@
  *   - a guide is named by its first heading, so that the Markdown files need no front matter
  *   - in a guide, the name of an export in backticks (`quantizeGroup`, `generate()`) leads to its page
  *   - every page has the doors in its toolbar; links there are relative, so that the site can lie anywhere
+ *   - pages can be used without seeing or pointing: a main landmark, no link inside a button, headings in order
  */
 
 import { Converter, PageEvent, ReflectionKind, Renderer } from 'typedoc';
@@ -17,8 +18,6 @@ const DOORS = [
   ['Explorer', 'explorer/index.html'],
 ];
 
-const MARKER = '<div id="tsd-toolbar-links">';
-
 /** @param {import('typedoc').Application} app */
 export function load(app) {
   app.converter.on(Converter.EVENT_RESOLVE_END, ({ project }) => {
@@ -29,18 +28,60 @@ export function load(app) {
   // Addresses have been given by then: they come from the names of the files, which change less often.
   app.renderer.on(Renderer.EVENT_BEGIN, ({ project }) => {
     for (const guide of project.documents ?? []) guide.name = headingOf(guide);
+    const { theme } = app.renderer;
+    const getNavigation = theme.getNavigation.bind(theme);
+    theme.getNavigation = (each) => getNavigation(each).map(withoutLinkInButton);
   });
   app.renderer.on(PageEvent.END, (page) => {
-    if (!page.contents?.includes('<html')) return;
-    const [, base] = /<html[^>]* data-base="([^"]*)"/.exec(page.contents) ?? [];
-    if (base === undefined || !page.contents.includes(MARKER)) {
-      throw new Error(`${page.url}: the pages of TypeDoc look different now`);
-    }
-    const links = DOORS.map(([text, target]) => {
-      const current = page.url === target ? ' aria-current="page"' : '';
-      return `<a href="${base}${target}"${current}>${text}</a>`;
-    });
-    page.contents = page.contents.replace(MARKER, `${MARKER}<nav aria-label="Site">${links.join('')}</nav>`);
+    if (page.contents?.includes('<html')) page.contents = finishPage(page.contents, page.url);
+  });
+}
+
+/** What opens and closes a list in the navigation is a button; its page becomes the first entry of the list. */
+function withoutLinkInButton(entry) {
+  if (!entry.children) return entry;
+  const { text, path, kind, children } = entry;
+  return { text, children: [{ text: 'Overview', path, kind }, ...children] };
+}
+
+/** @throws {Error} if TypeDoc writes pages in another way than this expects */
+function finishPage(html, url) {
+  const [, base] = /<html[^>]* data-base="([^"]*)"/.exec(html) ?? [];
+  const links = DOORS.map(([text, target]) => {
+    const current = url === target ? ' aria-current="page"' : '';
+    return `<a href="${base}${target}"${current}>${text}</a>`;
+  });
+  const pieces = [
+    [
+      '<div id="tsd-toolbar-links">',
+      `<div id="tsd-toolbar-links"><nav aria-label="Site">${links.join('')}</nav>`,
+    ],
+    ['<div class="col-content">', '<main class="col-content">'],
+    [
+      '</div>\n<div class="col-sidebar">',
+      '</main>\n<div class="col-sidebar" role="complementary" aria-label="Contents">',
+    ],
+  ];
+  let page = html;
+  for (const [from, to] of pieces) {
+    if (base === undefined || !page.includes(from))
+      throw new Error(`${url}: the pages of TypeDoc look different now`);
+    page = page.replace(from, to);
+  }
+  return withHeadingsInOrder(
+    page.replace(/<summary[\s\S]*?<\/summary>/g, (summary) =>
+      summary.replace(/<a [^>]*class="tsd-anchor-icon"[\s\S]*?<\/a>/g, ''),
+    ),
+  );
+}
+
+/** Tells those who hear a page its true levels, where the theme chose a heading by its size. */
+function withHeadingsInOrder(html) {
+  const open = [];
+  return html.replace(/<h([1-6])(?=[\s>])/g, (tag, digit) => {
+    while (open.length > 0 && open.at(-1) >= digit) open.pop();
+    open.push(digit);
+    return open.length === Number(digit) ? tag : `${tag} aria-level="${open.length}"`;
   });
 }
 
