@@ -37,6 +37,11 @@ export interface EngineWorker {
   onmessageerror: ((event: MessageEvent) => void) | null;
 }
 
+/** The browser does not say why. */
+const NOT_STARTED =
+  'the worker of the engine could not be started; where the security policy of the page forbids workers from blob: ' +
+  'URLs, give createWorker';
+
 interface Waiting {
   readonly resolve: (body: never) => void;
   readonly reject: (error: unknown) => void;
@@ -64,7 +69,7 @@ export class EngineConnection {
     worker.onmessage = ({ data }) => this.#receive(data);
     worker.onerror = (event) => {
       event.preventDefault?.();
-      this.close(new KernelError('worker', event.message || 'the worker of the engine could not be started'));
+      this.close(new KernelError('worker', event.message || NOT_STARTED));
     };
     worker.onmessageerror = () => this.close(new KernelError('worker', 'a message could not be read'));
   }

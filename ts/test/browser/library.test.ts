@@ -310,6 +310,30 @@ describeInChromium('the browser bundle', () => {
       expect(watched.complaints).toEqual([]);
     });
 
+    it('runs where workers must come from files', async () => {
+      const { page } = watched;
+      const policy = '<meta http-equiv="Content-Security-Policy" content="worker-src \'self\'">';
+      server.pages.set('/strict', PAGE.replace('<script', `${policy}<script`));
+      await page.goto(`${server.url}/strict`);
+      await page.waitForFunction(() => window.xquant !== undefined);
+      const outcome = await page.evaluate(async () => {
+        const { generate, loadModel } = window.xquant;
+        const refused = await window.caught(() => loadModel('models/books-mha.gguf'));
+        const { model, tokenizer } = await loadModel('models/books-mha.gguf', {
+          createWorker: () => new Worker('/dist/browser/xquant-worker.js', { type: 'module' }),
+          threads: 1,
+        });
+        const { ids } = await generate(model, tokenizer, 'Once', { maxTokens: 2 }).finish();
+        await model.dispose();
+        return { refused: refused.message, ids: ids.length };
+      });
+      expect(outcome.ids).toBe(2);
+      expect(outcome.refused).toMatch(/createWorker/);
+      // What its policy refuses, the browser itself reports.
+      expect(watched.complaints.filter((each) => !/Content Security Policy/.test(each))).toEqual([]);
+      watched.complaints.length = 0;
+    });
+
     it('loads in a worker of the application', async () => {
       const outcome = await watched.page.evaluate(
         (message) =>
