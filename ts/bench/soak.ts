@@ -159,17 +159,17 @@ async function loads(): Promise<void> {
     }
     return process.memoryUsage().rss;
   };
-  // The first ones compile functions and fill pools.
-  const warmUp = Math.min(100, Math.floor(count / 4));
-  for (let i = 0; i < warmUp; i++) await once();
-  const before = await measure();
-  for (let i = warmUp; i < count; i++) {
+  // The first half compiles functions and fills the pools of the allocator of each thread.
+  const half = Math.floor(count / 2);
+  let before = 0;
+  for (let i = 0; i < count; i++) {
     await once();
+    if (i + 1 === half) before = await measure();
     if ((i + 1) % 100 === 0) console.log(`${i + 1} loads: resident ${megabytes(await measure())}`);
   }
   const after = await measure();
-  const perLoad = (after - before) / (count - warmUp);
-  const text = `resident ${megabytes(before)} after ${warmUp} loads, ${megabytes(after)} after ${count}`;
+  const perLoad = (after - before) / (count - half);
+  const text = `resident ${megabytes(before)} after ${half} loads, ${megabytes(after)} after ${count}`;
   // A model of these takes more than a megabyte; a leak of a hundredth of it would show.
   expectThat(perLoad < 10_000, `${text}: ${perLoad.toFixed(0)} bytes a load`);
 }

@@ -1,8 +1,7 @@
 /**
- * The builds that this runtime can run, and a memory to run them on.
- *
- * Node 20 has relaxed SIMD only with --experimental-wasm-relaxed-simd, and correctly only with --no-liftoff;
- * without them those tests are skipped, and the reason is in their title.
+ * The builds of one instruction set, and a memory to run them on. `vitest.config.ts` runs the tests of the kernels
+ * once for each set (`XQUANT_KERNELS`), in a process with the flags that it needs; if a runtime cannot run a build
+ * all the same, its tests are skipped, and the reason is in their title.
  *
  * @module
  */
@@ -145,6 +144,7 @@ export function expectWithin(
 /** Builds of this runtime, or the reason why one cannot be used. */
 const benches = new Map<WasmBuild, Bench | string>();
 for (const build of WASM_BUILDS) {
+  if (!build.startsWith(process.env.XQUANT_KERNELS ?? '')) continue;
   try {
     benches.set(build, await openBench(build));
   } catch (error) {
