@@ -195,7 +195,8 @@ function table(ladder, results) {
   const caches = ladder.flatMap((row) => Object.entries(row.caches));
   const windows = Math.min(...caches.map(([cache]) => results.filter((each) => each.cache === cache).length));
   if (windows === 0) fail('not every cache has been measured');
-  const perplexity = (values) => Math.exp(values.reduce((sum, value) => sum + value, 0) / values.length);
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const perplexity = (values) => Math.exp(mean(values));
   const rowsOf = (cache) =>
     results
       .filter((each) => each.cache === cache && each.window < windows)
@@ -208,11 +209,15 @@ function table(ladder, results) {
     Object.entries(own).map(([cache, expected], index) => {
       const rows = rowsOf(cache);
       const lost = perplexity(rows.map(({ loss }) => loss)) - baseline;
+      // Paired by window; a small difference of logarithms times the perplexity is one of perplexities.
+      const differences = rows.map(({ loss, baselineLoss }) => loss - baselineLoss);
+      const squares = differences.map((each) => (each - mean(differences)) ** 2);
+      const error = (baseline + lost) * Math.sqrt(mean(squares) / (windows - 1));
       return [
         index === 0 ? title : '',
         `\`${cache}\``,
         `${rows[0].compression.toFixed(1)}x`,
-        `+${lost.toFixed(3)}`,
+        `${lost < 0 ? '' : '+'}${lost.toFixed(3)}${windows > 1 ? ` ± ${error.toFixed(3)}` : ''}`,
         ...(independent ? [`+${expected}`, (lost / expected).toFixed(2)] : []),
       ];
     }),
