@@ -18,10 +18,9 @@ import { elementsPerToken, float16KeyValueBytes } from './analysis/memory.js';
 import type { CacheRequest } from './cache/presets.js';
 import { storedBytes } from './cache/stored-matrix.js';
 import type { ModelCache } from './cache/types.js';
-import { assertPositiveInteger, ConfigError, NumericError } from './errors.js';
+import { assertPositiveInteger, ConfigError } from './errors.js';
 import type { AttentionMode, LanguageModel } from './model/language-model.js';
-import { type Matrix, row } from './numerics/matrix.js';
-import { logSumExp } from './sampling.js';
+import { BaselineLogits, TokenScores } from './scoring.js';
 
 /** Tokens of a window unless asked otherwise: what the paper uses for all models. */
 export const PERPLEXITY_WINDOW = 2048;
@@ -145,11 +144,11 @@ export async function measurePerplexity(
       const pass = ids.slice(at, at + passTokens);
       // The last token of a window has nothing to predict.
       const targets = ids.slice(at + 1, at + 1 + pass.length);
-      let reference: Matrix | undefined;
+      let reference: BaselineLogits | undefined;
       for (const each of all) {
         const logits = await each.run(pass, { logits: 'all', mode: attention, signal });
-        reference ??= logits;
-        each.score(reference, logits, targets);
+        reference ??= new BaselineLogits(logits, targets, at);
+        each.scores.add(reference, logits);
         done += pass.length;
         onProgress?.(done, total);
       }
@@ -189,12 +188,16 @@ function planWindows(
   return { windows, windowSize };
 }
 
-/** Tokens of one pass. With teacher forcing a pass must end where every cache seals. */
-function passSize(
+/**
+ * Tokens of one pass, of which the last may be shorter. With teacher forcing a pass must end where every cache seals.
+ *
+ * @param caches that take part
+ */
+export function passSize(
   windowSize: number,
   caches: readonly ModelCache[],
-  model: LanguageModel,
-  { mode, passTokens }: PerplexityOptions,
+  model: Pick<LanguageModel, 'config'>,
+  { mode, passTokens }: Pick<PerplexityOptions, 'mode' | 'passTokens'>,
 ): number {
   if (passTokens !== undefined) assertPositiveInteger(passTokens, 'passTokens');
   if (mode === 'decode') return Math.min(windowSize, passTokens ?? 1);
@@ -208,14 +211,11 @@ function passSize(
 class Measured {
   readonly cache: ModelCache;
   readonly windowLosses: number[] = [];
+  scores = new TokenScores();
   seconds = 0;
   readonly #request: CacheRequest | string;
   readonly #model: LanguageModel;
-  readonly #divergences: number[] = [];
-  #windowLoss = 0;
-  #windowTokens = 0;
-  #agreed = 0;
-  #squaredChange = 0;
+  readonly #all = new TokenScores();
   #storedBytes = 0;
   #scratchBytes = 0;
   #cachedTokens = 0;
@@ -228,48 +228,19 @@ class Measured {
 
   startWindow(): void {
     this.cache.trim(0);
-    this.#windowLoss = 0;
-    this.#windowTokens = 0;
+    this.scores = new TokenScores();
   }
 
-  async run(pass: readonly number[], options: Parameters<LanguageModel['forward']>[2]): Promise<Matrix> {
+  async run(pass: readonly number[], options: Parameters<LanguageModel['forward']>[2]) {
     const started = performance.now();
     const logits = await this.#model.forward(pass, this.cache, options);
     this.seconds += (performance.now() - started) / 1000;
     return logits;
   }
 
-  /**
-   * Adds the tokens of a pass.
-   *
-   * @param reference of the baseline, [tokens, vocabSize]
-   * @param logits of this cache, [tokens, vocabSize]
-   * @param targets the ids that follow, [tokens], or one less at the end of a window
-   */
-  score(reference: Matrix, logits: Matrix, targets: readonly number[]): void {
-    for (const [t, target] of targets.entries()) {
-      const p = row(reference, t);
-      const q = row(logits, t);
-      const [pNormalizer, qNormalizer] = [logSumExp(p), logSumExp(q)];
-      const logLikelihood = q[target] - qNormalizer;
-      if (!Number.isFinite(logLikelihood)) {
-        const place = { token: this.cache.length - logits.rows + t };
-        throw new NumericError('perplexity', logLikelihood, place, 'the log-likelihood is not finite');
-      }
-      this.#windowLoss -= logLikelihood;
-      this.#windowTokens++;
-      this.#squaredChange += (Math.exp(logLikelihood) - Math.exp(p[target] - pNormalizer)) ** 2;
-      if (indexOfLargest(p) === indexOfLargest(q)) this.#agreed++;
-
-      // KL(p || q) = sum of p * (log p - log q)
-      let divergence = qNormalizer - pNormalizer;
-      for (let i = 0; i < p.length; i++) divergence += Math.exp(p[i] - pNormalizer) * (p[i] - q[i]);
-      this.#divergences.push(Math.max(0, divergence)); // never negative but for rounding
-    }
-  }
-
   endWindow(): void {
-    this.windowLosses.push(this.#windowLoss / this.#windowTokens);
+    this.windowLosses.push(this.scores.loss);
+    this.#all.append(this.scores);
     const bytes = this.cache.bytes();
     this.#storedBytes += storedBytes(bytes);
     this.#scratchBytes += bytes.scratch;
@@ -284,8 +255,7 @@ class Measured {
   compareTo(baseline: Measured): Omit<CachePerplexity, 'windows' | 'windowSize' | 'mode'> {
     const { config } = this.#model;
     const losses = this.windowLosses.map((loss, window) => loss - baseline.windowLosses[window]);
-    const tokens = this.#divergences.length;
-    const sorted = Float64Array.from(this.#divergences).sort();
+    const { tokens, klDivergence, klQuantiles, topOneAgreement, rmsProbabilityChange } = this.#all;
     const bytesPerToken = this.#storedBytes / this.#cachedTokens;
     return {
       cache: this.#request,
@@ -294,10 +264,10 @@ class Measured {
       tokens,
       loss: mean(losses),
       lossStdErr: standardError(losses),
-      klDivergence: mean(this.#divergences),
-      klQuantiles: { median: quantile(sorted, 0.5), p99: quantile(sorted, 0.99), max: sorted[tokens - 1] },
-      topOneAgreement: this.#agreed / tokens,
-      rmsProbabilityChange: Math.sqrt(this.#squaredChange / tokens),
+      klDivergence,
+      klQuantiles,
+      topOneAgreement,
+      rmsProbabilityChange,
       bytesPerToken,
       scratchBytesPerToken: this.#scratchBytes / this.#cachedTokens,
       bitsPerElement: (8 * bytesPerToken) / elementsPerToken(this.cache.options, config),
@@ -306,12 +276,6 @@ class Measured {
       windowLosses: this.windowLosses,
     };
   }
-}
-
-function indexOfLargest(values: Float32Array): number {
-  let best = 0;
-  for (let i = 1; i < values.length; i++) if (values[i] > values[best]) best = i;
-  return best;
 }
 
 function mean(values: readonly number[]): number {
@@ -328,14 +292,6 @@ function standardError(values: readonly number[]): number | null {
 
 function scaled(value: number | null, factor: number): number | null {
   return value === null ? null : value * factor;
-}
-
-/** Linear interpolation between order statistics. */
-function quantile(sorted: Float64Array, fraction: number): number {
-  const at = fraction * (sorted.length - 1);
-  const below = Math.floor(at);
-  const above = Math.min(below + 1, sorted.length - 1);
-  return sorted[below] + (at - below) * (sorted[above] - sorted[below]);
 }
 
 function leastCommonMultiple(a: number, b: number): number {

@@ -16,6 +16,7 @@ import { embeddedCalibrations } from '../io/node-calibration.js';
 import { type FactorName, factorsOfCache, readFactors } from '../io/svd-factors.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { pauseForEvents } from '../model/pause.js';
+import type { ReferenceModel } from '../model/transformer.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { usage } from './errors.js';
 import type { ModelOptions } from './options.js';
@@ -36,7 +37,7 @@ interface FactorStore {
 
 /** A model that is loaded, and what belongs to it. */
 export interface OpenedModel {
-  readonly model: LanguageModel;
+  readonly model: WasmModel | ReferenceModel;
   readonly header: ModelHeader;
   readonly fingerprint: string;
   readonly tokenizer: Tokenizer;
@@ -119,7 +120,7 @@ export async function createCache(
  * @throws {UsageError} if a cache does not fit the model
  */
 export async function prepareCaches(
-  opened: OpenedModel,
+  opened: Pick<OpenedModel, 'model' | 'factors'>,
   caches: readonly (CacheRequest | string)[],
   terminal: Terminal,
 ): Promise<void> {
@@ -142,7 +143,7 @@ export async function prepareCaches(
 
 /** Makes a calibration known to the model; an embedded model finds its own. */
 async function loadCalibration(
-  { model, factors }: OpenedModel,
+  { model, factors }: Pick<OpenedModel, 'model' | 'factors'>,
   path: string,
   terminal: Terminal,
 ): Promise<void> {

@@ -4,7 +4,6 @@
  * @module
  */
 
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { addChatCommand } from './chat.js';
 import { addCheckCommand } from './check.js';
@@ -13,9 +12,11 @@ import { addGenerateCommand } from './generate.js';
 import { addInfoCommand } from './info.js';
 import { addMemoryCommand } from './memory.js';
 import { addPerplexityCommand } from './perplexity.js';
+import { addReproduceCommand } from './reproduce.js';
 import { addSvdCommand } from './svd.js';
 import type { Terminal } from './terminal.js';
 import { addVectorsCommand } from './vectors.js';
+import { packageVersion } from './version.js';
 
 /** Columns of help texts, the same everywhere, so that docs/cli.md does not depend on a window. */
 const HELP_WIDTH = 100;
@@ -39,6 +40,7 @@ export function createProgram(terminal: Terminal): Command {
   addGenerateCommand(program, terminal);
   addChatCommand(program, terminal);
   addPerplexityCommand(program, terminal);
+  addReproduceCommand(program, terminal);
   addMemoryCommand(program, terminal);
   addSvdCommand(program, terminal);
   addInfoCommand(program, terminal);
@@ -68,19 +70,4 @@ export async function runCli(args: readonly string[], terminal: Terminal): Promi
     }
     return exitCodeOf(error);
   }
-}
-
-function packageVersion(): string {
-  // Both ts/src/cli and dist/cli have package.json some folders above.
-  for (const up of ['../..', '../../..']) {
-    try {
-      const { name, version } = JSON.parse(
-        readFileSync(new URL(`${up}/package.json`, import.meta.url), 'utf8'),
-      );
-      if (name === 'xquant') return version;
-    } catch {
-      // Not in this folder.
-    }
-  }
-  return 'unknown';
 }

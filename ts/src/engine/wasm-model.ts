@@ -89,7 +89,8 @@ export class WasmModel implements LanguageModel, CacheHost {
   readonly keyWeights: KeyWeights;
   /** SVD factors for the latent forms; see io/svd-factors.ts to load them from a file. */
   readonly factors: ComputedFactors;
-  readonly #projections: readonly KeyValueProjection[];
+  /** What the caches know of each layer's weights. */
+  readonly projections: readonly KeyValueProjection[];
   readonly #compiled: CompiledKernels;
   readonly #spawn: SpawnThread | undefined;
   readonly #plans = new Map<string, { plan: CachePlan; users: number }>();
@@ -125,10 +126,10 @@ export class WasmModel implements LanguageModel, CacheHost {
     const before = memory.usedBytes;
     this.#model = placeModel(memory, team.direct, config, weights);
     this.#weightBytes = memory.usedBytes - before;
-    this.#projections = this.#model.layers.map((layer, index) =>
+    this.projections = this.#model.layers.map((layer, index) =>
       this.#projection(index, layer, weights.layers[index]),
     );
-    this.factors = new ComputedFactors(this.#projections, options.onFactor);
+    this.factors = new ComputedFactors(this.projections, options.onFactor);
   }
 
   /**
@@ -429,7 +430,7 @@ export class WasmModel implements LanguageModel, CacheHost {
             this.config,
             options,
             this.keyWeights,
-            this.#projections[index],
+            this.projections[index],
             weights,
             this.factors,
           ),

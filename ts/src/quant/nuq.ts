@@ -103,6 +103,7 @@ export function nearestLevel(levels: Float32Array, value: number): number {
   let bestDistance = Math.abs(fround(value - levels[0]));
   for (let code = 1; code < levels.length; code++) {
     const distance = Math.abs(fround(value - levels[code]));
+    if (distance > bestDistance) break; // levels ascend: it only gets farther
     if (distance < bestDistance) {
       best = code;
       bestDistance = distance;
