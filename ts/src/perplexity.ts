@@ -135,35 +135,39 @@ export async function measurePerplexity(
   const total = plan.windows * plan.windowSize * all.length;
   let done = 0;
 
-  // Window by window and pass by pass through all caches, so that the logits of one pass are all that is kept.
-  for (let window = 0; window < plan.windows; window++) {
-    const from = window * plan.windowSize;
-    const ids = Array.from({ length: plan.windowSize }, (_, i) => tokens[from + i]);
-    for (const each of all) each.startWindow();
-    for (let at = 0; at < ids.length; at += passTokens) {
-      const pass = ids.slice(at, at + passTokens);
-      // The last token of a window has nothing to predict.
-      const targets = ids.slice(at + 1, at + 1 + pass.length);
-      let reference: BaselineLogits | undefined;
-      for (const each of all) {
-        const logits = await each.run(pass, { logits: 'all', mode: attention, signal });
-        reference ??= new BaselineLogits(logits, targets, at);
-        each.scores.add(reference, logits);
-        done += pass.length;
-        onProgress?.(done, total);
+  try {
+    // Window by window and pass by pass through all caches, so that the logits of one pass are all that is kept.
+    for (let window = 0; window < plan.windows; window++) {
+      const from = window * plan.windowSize;
+      const ids = Array.from({ length: plan.windowSize }, (_, i) => tokens[from + i]);
+      for (const each of all) each.startWindow();
+      for (let at = 0; at < ids.length; at += passTokens) {
+        const pass = ids.slice(at, at + passTokens);
+        // The last token of a window has nothing to predict.
+        const targets = ids.slice(at + 1, at + 1 + pass.length);
+        let reference: BaselineLogits | undefined;
+        for (const each of all) {
+          const logits = await each.run(pass, { logits: 'all', mode: attention, signal });
+          reference ??= new BaselineLogits(logits, targets, at);
+          each.scores.add(reference, logits);
+          done += pass.length;
+          onProgress?.(done, total);
+        }
       }
+      for (const each of all) each.endWindow();
     }
-    for (const each of all) each.endWindow();
+    return {
+      baseline: {
+        perplexity: baseline.perplexity,
+        perplexityStdErr: scaled(standardError(baseline.windowLosses), baseline.perplexity),
+        seconds: baseline.seconds,
+        windowLosses: baseline.windowLosses,
+      },
+      caches: measured.map((each) => ({ ...each.compareTo(baseline), ...plan, mode })),
+    };
+  } finally {
+    for (const { cache } of all) cache.dispose();
   }
-  return {
-    baseline: {
-      perplexity: baseline.perplexity,
-      perplexityStdErr: scaled(standardError(baseline.windowLosses), baseline.perplexity),
-      seconds: baseline.seconds,
-      windowLosses: baseline.windowLosses,
-    },
-    caches: measured.map((each) => ({ ...each.compareTo(baseline), ...plan, mode })),
-  };
 }
 
 /** Which windows a text has. */

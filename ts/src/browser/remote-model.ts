@@ -317,7 +317,7 @@ export class RemoteCache implements ModelCache {
     this.id = id;
     this.#connection = connection;
     this.#bytes = cacheBytes(options, model.config, 0);
-    registry.register(this, { connection, id });
+    registry.register(this, { connection, id }, this);
   }
 
   get length(): number {
@@ -359,6 +359,17 @@ export class RemoteCache implements ModelCache {
     copy.#bytes = this.#bytes;
     copy.follow(this.#connection.request('clone', { cache: this.id, copy: copy.id }));
     return copy;
+  }
+
+  dispose(): void {
+    registry.unregister(this);
+    this.#failure ??= new DisposedError('cache');
+    // A worker that is gone has freed it already.
+    this.#connection.request('free', { cache: this.id }).catch(() => undefined);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 
   /** As the worker counted them last; right after `trim`, by formula. */

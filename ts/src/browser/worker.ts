@@ -93,7 +93,7 @@ class Engine {
       return report(this.#cache(cache));
     },
     free: ({ cache }) => {
-      (this.#caches.get(cache) as { dispose?(): void } | undefined)?.dispose?.();
+      this.#caches.get(cache)?.dispose();
       this.#caches.delete(cache);
       return undefined;
     },
@@ -121,7 +121,7 @@ class Engine {
       return { ...this.#add(cache, restored), options: restored.options, tokens, pending, generated };
     },
     dispose: async () => {
-      for (const cache of this.#caches.values()) (cache as { dispose?(): void }).dispose?.();
+      for (const cache of this.#caches.values()) cache.dispose();
       this.#caches.clear();
       await this.#model?.dispose();
       this.#model = undefined;

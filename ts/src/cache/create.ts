@@ -4,6 +4,7 @@
  * @module
  */
 
+import { DisposedError } from '../errors.js';
 import { Accumulator } from './accumulator.js';
 import { layerBits } from './format.js';
 import { KiviCache } from './kivi.js';
@@ -31,6 +32,7 @@ export class ReferenceCache implements ModelCache {
   readonly #projections: readonly KeyValueProjection[];
   readonly #factors: FactorSource;
   readonly #accumulator: Accumulator | undefined;
+  #disposed = false;
 
   /**
    * @param options resolved for the model, see presets.ts
@@ -53,10 +55,12 @@ export class ReferenceCache implements ModelCache {
   }
 
   trim(length: number): void {
+    this.assertUsable();
     for (const layer of this.layers) layer.trim(length);
   }
 
   clone(): ReferenceCache {
+    this.assertUsable();
     const copy = new ReferenceCache(this.options, this.#projections, this.#factors);
     this.layers.forEach((layer, index) => {
       copy.layers[index].restore(layer.state());
@@ -72,6 +76,20 @@ export class ReferenceCache implements ModelCache {
     }
     total.scratch += this.#accumulator?.bytes() ?? 0;
     return total;
+  }
+
+  dispose(): void {
+    if (!this.#disposed) this.trim(0);
+    this.#disposed = true;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** @throws {DisposedError} after {@link dispose} */
+  assertUsable(): void {
+    if (this.#disposed) throw new DisposedError('cache');
   }
 
   #createLayer(projection: KeyValueProjection): LayerCache {

@@ -180,6 +180,13 @@ export interface ModelCache {
   clone(): ModelCache;
   /** Sum over layers, and the scratch they share. */
   bytes(): CacheBytes;
+  /**
+   * Gives memory back at once, rather than when the cache is collected; blocks that copies share stay. It cannot be
+   * used afterwards.
+   */
+  dispose(): void;
+  /** The same, for `using`. */
+  [Symbol.dispose](): void;
 }
 
 /** Cache variants by the name a user types. */

@@ -185,7 +185,10 @@ async function undoOnError<T>(caches: readonly ModelCache[], work: () => Promise
 }
 
 function assertReferenceCache(cache: ModelCache): asserts cache is ReferenceCache {
-  if (cache instanceof ReferenceCache) return;
+  if (cache instanceof ReferenceCache) {
+    cache.assertUsable();
+    return;
+  }
   const reason = `it belongs to backend "${cache.backend}"`;
   throw new CacheStateError(cache.options.variant, cache.length, 'run', reason);
 }

@@ -117,6 +117,14 @@ class SimulatedCache implements ModelCache {
   bytes(): CacheBytes {
     return { ...this.#bytes };
   }
+
+  dispose(): void {
+    this.inner.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
 }
 
 /** What KVQuant does to the rows of one layer. */

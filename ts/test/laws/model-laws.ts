@@ -5,7 +5,7 @@
  */
 
 import { describe, expect, it } from 'vitest';
-import { CacheStateError, ConfigError } from '../../src/errors.js';
+import { CacheStateError, ConfigError, DisposedError } from '../../src/errors.js';
 import type { ModelConfig } from '../../src/model/config.js';
 import type { LanguageModel } from '../../src/model/language-model.js';
 import type { ReferenceWeights } from '../../src/model/weights.js';
@@ -149,6 +149,20 @@ export function modelLaws(backend: string, create: ModelFactory, tolerance: numb
       await expect(m.forwardBatch([[1], [2]], [caches[0], caches[0]])).rejects.toThrow(/different caches/);
       await expect(m.forwardBatch([[1], [2]], [caches[0], m.createCache('kv')])).rejects.toThrow(ConfigError);
       expectSame(states(), before);
+    });
+
+    it('a cache that was disposed of says so, and its copies live on', async () => {
+      const m = await model;
+      const cache = m.createCache('xquant-cl:2?window=16');
+      await m.forward(tokens.slice(0, 37), cache);
+      const copy = cache.clone();
+      const expected = await m.forward(tokens.slice(37, 40), copy.clone());
+      cache.dispose();
+      cache.dispose();
+      await expect((async () => m.forward([1], cache))()).rejects.toThrow(DisposedError);
+      expect(() => cache.trim(0)).toThrow(DisposedError);
+      expect(() => cache.clone()).toThrow(DisposedError);
+      expectSame((await m.forward(tokens.slice(37, 40), copy)).data, expected.data);
     });
 
     it('refuses tokens it cannot take', async () => {
