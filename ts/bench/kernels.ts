@@ -11,7 +11,6 @@
  * @module
  */
 
-import { cpus } from 'node:os';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -30,6 +29,7 @@ import {
 } from '../src/engine/kernels.js';
 import { compileKernels, instantiateKernels, type KernelChoice } from '../src/engine/load-wasm.js';
 import { WEIGHT_TYPES, weightBytes } from '../src/quant/weight-formats.js';
+import { type Environment, environment } from './report.js';
 
 const { values: options } = parseArgs({
   options: {
@@ -41,6 +41,17 @@ const { values: options } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 });
+
+/** What `--json` prints. */
+export interface KernelReport extends Environment {
+  readonly results: readonly {
+    readonly name: string;
+    readonly rate: number;
+    readonly unit: Subject['unit'];
+    /** To the plain tile; of products only. */
+    readonly ratio?: number;
+  }[];
+}
 
 /** One thing to measure. */
 interface Subject {
@@ -402,17 +413,11 @@ const results = chosen.map((subject) => {
   const ratio = subject.unit === 'GMAC/s' ? rate / plain : undefined;
   return { name: subject.name, rate, unit: subject.unit, ratio };
 });
-const environment = {
-  build: compiled.build,
-  node: process.version,
-  machine: `${cpus()[0]?.model.trim()}, ${cpus().length} cores`,
-  flags: process.execArgv.join(' '),
-  command: ['bench:kernels', ...process.argv.slice(2)].join(' '),
-};
+const where = environment('bench:kernels', compiled.build);
 if (options.json) {
-  console.log(JSON.stringify({ ...environment, results }, null, 2));
+  console.log(JSON.stringify({ ...where, results } satisfies KernelReport, null, 2));
 } else {
-  for (const [name, value] of Object.entries(environment)) console.log(`${name.padEnd(8)} ${value}`);
+  for (const [name, value] of Object.entries(where)) console.log(`${name.padEnd(8)} ${value}`);
   console.log();
   for (const { name, rate, unit, ratio } of results) {
     const share = ratio === undefined ? '' : `${ratio.toFixed(2)} x plain tile`;

@@ -236,7 +236,7 @@ function add({ work, threads, cache, mine, other }) {
 }
 
 const report = {
-  command: `node compare.mjs ${process.argv.slice(2).join(' ')}`.trim(),
+  command: `npm run bench:peers -- ${process.argv.slice(2).join(' ')}`.trim(),
   machine: `${cpus().length} x ${cpus()[0]?.model.trim()}`,
   node: process.version,
   build,
