@@ -36,6 +36,7 @@ export default {
   readme: 'docs/index.md',
   projectDocuments: [...FIRST, ...others].map((name) => `docs/${name}`),
   customCss: 'docs/theme/site.css',
+  favicon: 'docs/theme/icon.svg',
   navigation: { includeFolders: false, compactFolders: false },
   headings: { readme: false, document: false },
   searchInDocuments: true,

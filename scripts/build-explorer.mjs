@@ -3,7 +3,7 @@
  *
  *     node scripts/build-explorer.mjs [FOLDER]     default: docs/site
  *
- *     FOLDER/explorer/index.html  style.css
+ *     FOLDER/explorer/index.html  style.css  icon.svg
  *                     offline.js                   keeps the page for visits without a network
  *                     js/theme.js  main.js  worker.js      the theme, the page, and the worker that holds the model
  *                     wasm/                        the kernels
@@ -31,6 +31,7 @@ function copy(from, to, ending) {
 rmSync(target, { recursive: true, force: true });
 copy(source, target, '.html');
 copy(source, target, '.css');
+copy(join(root, 'docs/theme'), target, '.svg');
 
 const kernels = join(root, 'dist/wasm');
 if (!existsSync(join(kernels, 'simd.wasm'))) await buildWasm(kernels);

@@ -5,11 +5,11 @@
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
-const site = join(root, 'docs/site');
+const site = resolve(process.argv[2] ?? join(root, 'docs/site'));
 
 /** Runs a tool of this project and stops the build if it fails. */
 function run(script, args = []) {
@@ -62,7 +62,7 @@ function problemsOf(folder) {
 }
 
 rmSync(site, { recursive: true, force: true });
-run('node_modules/typedoc/bin/typedoc');
+run('node_modules/typedoc/bin/typedoc', ['--out', site]);
 run('scripts/build-explorer.mjs', [site]);
 const problems = problemsOf(site);
 for (const problem of problems) console.error(problem);
@@ -70,4 +70,4 @@ if (problems.length > 0) {
   console.error(`${problems.length} broken links or requests`);
   process.exit(1);
 }
-console.log('site: docs/site/index.html');
+console.log(`site: ${join(relative(process.cwd(), site), 'index.html')}`);

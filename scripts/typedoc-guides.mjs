@@ -68,6 +68,10 @@ function finishPage(html, url) {
       throw new Error(`${url}: the pages of TypeDoc look different now`);
     page = page.replace(from, to);
   }
+  // A table that is wider than the screen scrolls, with the keyboard, too.
+  page = page
+    .replaceAll('<table>', '<div class="wide-table" role="group" aria-label="Table" tabindex="0"><table>')
+    .replaceAll('</table>', '</table></div>');
   return withHeadingsInOrder(
     page.replace(/<summary[\s\S]*?<\/summary>/g, (summary) =>
       summary.replace(/<a [^>]*class="tsd-anchor-icon"[\s\S]*?<\/a>/g, ''),

@@ -12,6 +12,7 @@ const FILES = [
   './',
   'index.html',
   'style.css',
+  'icon.svg',
   'js/theme.js',
   'js/main.js',
   'js/worker.js',

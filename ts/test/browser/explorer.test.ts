@@ -288,7 +288,7 @@ describeInChromium('the explorer', () => {
     // Once is enough: what a page looks like does not depend on isolation.
     const themes = isolated ? (['light', 'dark'] as const) : [];
     it.each(themes)('fits a phone and is accessible, %s', async (colorScheme) => {
-      await open({ colorScheme, viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true });
+      await open({ colorScheme, viewport: { width: 320, height: 640 }, isMobile: true, hasTouch: true });
       await generate(page, ['kv', 'xquant-cl:2@paper?window=32']);
       await page.fill('#text', TEXT);
       await page.click('#inspect');
