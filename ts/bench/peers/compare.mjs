@@ -28,7 +28,7 @@
 
 import { existsSync, readdirSync, readFileSync, renameSync } from 'node:fs';
 import { cpus } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { getLlama } from 'node-llama-cpp';
@@ -244,7 +244,7 @@ const report = {
   pinned: (process.env.LD_PRELOAD ?? '').includes('pin'),
   clock: 'processor time with 1 thread, wall clock with more',
   date: new Date().toISOString().slice(0, 10),
-  model: modelPath,
+  ...(options.model && { model: basename(options.model) }),
   rows,
 };
 if (options.json) {
