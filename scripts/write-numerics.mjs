@@ -1,7 +1,8 @@
 /**
- * Writes the list of golden cases, their sizes and the largest errors of the reference into docs/numerics.md,
- * between its markers. `--check` writes nothing and fails if the page is not what it should be. `--quick`
- * leaves out what takes minutes (decode, perplexity); such rows say so. Needs a build.
+ * Writes the list of golden cases, their sizes and the largest errors into docs/numerics.md, between its markers: of the
+ * reference, and for `decode` and `perplexity`, which take the reference hours, of the engine. `--windows N` runs the first N
+ * of the eight windows of perplexities. `--check` writes nothing and fails if the page is not what it should be.
+ * Needs a build.
  */
 
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
@@ -9,43 +10,66 @@ import { fileURLToPath } from 'node:url';
 
 const BEGIN = '<!-- golden cases: begin -->';
 const END = '<!-- golden cases: end -->';
-const SLOW = ['decode', 'perplexity'];
+const BY_ENGINE = ['decode', 'perplexity'];
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const page = `${root}docs/numerics.md`;
-const quick = process.argv.includes('--quick');
+const windowsAt = process.argv.indexOf('--windows');
+const windows = windowsAt < 0 ? undefined : Number(process.argv[windowsAt + 1]);
 
 if (!existsSync(`${root}dist/check/check.js`)) fail('there is no dist/: run "npm run build" first');
 const { checkCase } = await import('../dist/check/check.js');
 const { parseCase, parseManifest } = await import('../dist/check/golden.js');
 const { modelContext } = await import('../dist/cli/check.js');
 
+const { compareWholeModel, WHOLE_MODEL_OPERATIONS } = await import('../dist/check/whole-models.js');
+const { perturbFileWeights } = await import('../dist/check/perturb.js');
+const { WasmModel } = await import('../dist/engine/wasm-model.js');
+const { loadModelFile } = await import('../dist/io/load-model.js');
+
 const manifest = parseManifest(readFileSync(`${root}golden/manifest.json`, 'utf8'), 'golden/manifest.json');
-const context = modelContext(new AbortController().signal);
-const rows = [['file', 'bytes', 'options', 'verdict', 'exact', 'largest error', 'of bound']];
-for (const { file, operation, options } of manifest.cases) {
+const reference = modelContext(new AbortController().signal);
+const engines = new Map();
+const engine = {
+  heldoutTokens: reference.heldoutTokens,
+  async loadModel(name, variation) {
+    const key = `${name} ${variation}`;
+    if (!engines.has(key)) engines.set(key, await loadEngine(name, variation));
+    return engines.get(key);
+  },
+};
+
+const rows = [['file', 'bytes', 'options', 'by', 'verdict', 'exact', 'largest error', 'of bound']];
+for (const { file, operation, options, tensors } of manifest.cases) {
   const path = `${root}golden/${file}`;
-  const bytes = String(statSync(path).size);
-  if (quick && SLOW.includes(operation)) {
-    rows.push([file, bytes, describe(options), 'not run', '', '', '']);
-    continue;
+  const source = parseCase(readFileSync(path), file);
+  const byEngine = BY_ENGINE.includes(operation);
+  let by = byEngine ? 'engine' : 'reference';
+  let reports;
+  if (WHOLE_MODEL_OPERATIONS.includes(operation)) {
+    reports = await compareWholeModel(source, tensors, byEngine ? engine : reference, windows);
+    if (operation === 'perplexity' && windows) by += `, ${windows} of ${options.windows} windows`;
+  } else {
+    reports = (await checkCase(source, reference, { diagnose: false })).tensors;
   }
-  const report = await checkCase(parseCase(readFileSync(path), file), context, { diagnose: false });
-  const present = report.tensors.filter(({ verdict }) => verdict !== 'missing');
+  const present = reports.filter(({ verdict }) => verdict !== 'missing');
   const exact = present.filter(({ comparison }) => comparison === 'exact');
   const bounded = present.filter(({ comparison }) => comparison === 'bound');
-  const wrong = exact.reduce((sum, { failing }) => sum + failing, 0);
+  const differing = exact.reduce((sum, report) => sum + report.differing, 0);
   rows.push([
-    file,
-    bytes,
+    file.replace(/^vectors\//, '').replace(/\.safetensors$/, ''),
+    String(statSync(path).size),
     describe(options),
-    report.verdict,
-    exact.length === 0 ? '' : wrong === 0 ? 'equal' : `${wrong} differ`,
+    by,
+    ['fail', 'inconclusive'].find((word) => present.some(({ verdict }) => verdict === word)) ?? 'pass',
+    exact.length === 0 ? '' : differing === 0 ? 'equal' : `${differing} differ`,
     largest(bounded, 'largestAbsolute'),
     largest(bounded, 'largestOfAllowed'),
   ]);
+  process.stdout.write(`${rows.at(-1).join('  ')}\n`);
 }
-await context.dispose();
+await reference.dispose();
+for (const model of engines.values()) await model.dispose();
 
 const text = readFileSync(page, 'utf8');
 const [begin, end] = [text.indexOf(BEGIN), text.indexOf(END)];
@@ -57,10 +81,19 @@ if (process.argv.includes('--check')) {
   writeFileSync(page, written);
 }
 
-/** Options as `name=value`, without those that are long. */
+/** A model on the engine; moved weights are f32. */
+async function loadEngine(name, variation) {
+  const { config, weights } = await loadModelFile(name);
+  return WasmModel.load(config, variation === 0 ? weights : perturbFileWeights(weights, variation));
+}
+
+/** Options as `name=value`, without those that are long or stand in the name of the file. */
 function describe(options) {
   return Object.entries(options)
-    .filter(([, value]) => typeof value !== 'object')
+    .filter(
+      ([name, value]) =>
+        typeof value !== 'object' && !['windows', 'windowLength', 'promptStart'].includes(name),
+    )
     .map(([name, value]) => `${name}=${value}`)
     .join(' ');
 }

@@ -44,8 +44,6 @@ export interface CheckContext {
    * @throws {LoadError} if the text cannot be had
    */
   heldoutTokens(count: number): Promise<Int32Array>;
-  /** Generated tokens that `decode` compares; the rest is left out. Default: all. */
-  readonly maxDecodeTokens?: number;
 }
 
 /** Expected outputs by tensor name. */

@@ -9,8 +9,9 @@
  * @module
  */
 
-import type { ReferenceWeights } from '../model/weights.js';
+import { type FileWeights, type ReferenceWeights, referenceWeights } from '../model/weights.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
+import type { WeightTensor } from '../quant/weight-formats.js';
 import type { CaseInputs } from './inputs.js';
 import { tensorOf } from './tensor.js';
 import { F32_ROUNDOFF } from './tolerance.js';
@@ -84,6 +85,34 @@ export function perturbWeights(weights: ReferenceWeights, variation: number): Re
     ),
     outputNorm: moved(weights.outputNorm, GAIN_TERMS),
     output: weights.output === weights.embedding ? embedding : movedMatrix(weights.output),
+  };
+}
+
+/**
+ * {@link perturbWeights} for an implementation that reads the weights of a file: the moved ones as f32.
+ *
+ * @returns fresh
+ */
+export function perturbFileWeights(weights: FileWeights, variation: number): FileWeights {
+  const moved = perturbWeights(referenceWeights(weights), variation);
+  const stored = ({ rows, columns, data }: Matrix): WeightTensor => ({
+    name: 'moved',
+    type: 'F32',
+    rows,
+    columns,
+    bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+  });
+  const embedding = stored(moved.embedding);
+  return {
+    embedding,
+    layers: moved.layers.map(
+      (layer) =>
+        Object.fromEntries(
+          Object.entries(layer).map(([role, w]) => [role, w instanceof Float32Array ? w : w && stored(w)]),
+        ) as unknown as FileWeights['layers'][number],
+    ),
+    outputNorm: moved.outputNorm,
+    output: moved.output === moved.embedding ? embedding : stored(moved.output),
   };
 }
 

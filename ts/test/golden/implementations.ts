@@ -1,31 +1,351 @@
 /**
- * Everything that has to agree with the golden files. The suite in golden.test.ts runs the same laws for
- * each entry; a second engine becomes a second entry.
+ * Everything that has to agree with the golden files besides the reference, which `xquant check` compares: the suite in
+ * golden.test.ts runs for each entry. Whole models are in whole-models.test.ts.
  */
 
 import { CaseInputs, type CheckCase } from '../../src/check/inputs.js';
-import { expectedTensor } from '../../src/check/make-case.js';
-import type { CheckContext } from '../../src/check/operation.js';
-import { findOperation } from '../../src/check/operations.js';
-import type { Tensor } from '../../src/check/tensor.js';
+import { ropeOptions } from '../../src/check/storage-operations.js';
+import { type Tensor, tensorOf } from '../../src/check/tensor.js';
+import {
+  INTEGER_LIMITS,
+  packedWeightsBytes,
+  quantizeScratchBytes,
+  RANGE_CODES,
+  ROPE_CODES,
+  tileBytes,
+} from '../../src/engine/kernels.js';
+import { fromFloat16Bits } from '../../src/numerics/float16.js';
+import { type Matrix, matrix, row } from '../../src/numerics/matrix.js';
+import {
+  dequantizeMatrix,
+  type GroupedOptions,
+  groupedSizes,
+  type QuantizedMatrix,
+} from '../../src/quant/grouped.js';
+import { packedBytes } from '../../src/quant/pack.js';
+import { type Bench, openBench } from '../unit/engine/kernels/builds.js';
+
+/** Outputs of a case by tensor name. */
+export type Outputs = Readonly<Record<string, Tensor>>;
 
 export interface Implementation {
   readonly name: string;
-  /** Operations that it computes. */
-  computes(operation: string): boolean;
-  /** Outputs of a case, by tensor name. */
-  run(source: CheckCase, context: CheckContext): Promise<Readonly<Record<string, Tensor>>>;
+  /** Whether it computes a case on its own. */
+  computes(source: Pick<CheckCase, 'operation' | 'options'>): boolean;
+  run(source: CheckCase): Outputs;
+  /** How much further than f32 sums an element may be off, where the implementation says so. */
+  slack?(source: CheckCase, name: string): ((index: number) => number) | undefined;
 }
 
-const reference: Implementation = {
-  name: 'reference',
-  computes: () => true,
-  async run(source, context) {
-    const expected = await findOperation(source.operation).run(new CaseInputs(source), context);
-    return Object.fromEntries(
-      Object.entries(expected).map(([name, tensor]) => [name, expectedTensor(tensor)]),
-    );
-  },
-};
+/** Tokens of a sealed block. */
+const BLOCK = 128;
+/** Input channels whose key weights share a scale. */
+const WEIGHT_BLOCK = 32;
 
-export const IMPLEMENTATIONS: readonly Implementation[] = [reference];
+/** The kernels of one build, called as the engine calls them. */
+export async function wasmKernels(build: 'simd'): Promise<Implementation> {
+  const bench = await openBench(build);
+  const operations: Record<string, (inputs: CaseInputs) => Outputs> = {
+    quantize: (inputs) => quantizeOutputs(bench, inputs),
+    pack: (inputs) => packOutputs(bench, inputs),
+    rotate(inputs) {
+      const x = inputs.matrix('x');
+      return { rotated: floats(rotated(bench, x)) };
+    },
+    rope: (inputs) => ropeOutputs(bench, inputs),
+    rematerialize: (inputs) => rematerializeOutputs(bench, inputs),
+    'cl-encode': (inputs) => encodeOutputs(bench, inputs),
+    'cl-decode': (inputs) => decodeOutputs(bench, inputs),
+  };
+  return {
+    name: `wasm ${build}`,
+    // The latent form of XQuant-CL multiplies with matrices that belong to a model.
+    computes: ({ operation, options }) =>
+      operation in operations && (options.form !== 'latent' || !operation.startsWith('cl-')),
+    run(source) {
+      bench.reset();
+      return operations[source.operation](new CaseInputs(source));
+    },
+    slack: (source, name) =>
+      source.operation === 'rematerialize' ? keyWeightSlack(new CaseInputs(source), name) : undefined,
+  };
+}
+
+function floats({ rows, columns, data }: Matrix): Tensor {
+  return tensorOf(data, [rows, columns]);
+}
+
+function rotated(bench: Bench, x: Matrix): Matrix {
+  const at = bench.put(x.data);
+  bench.kernels.hadamardRows(at, x.rows, x.columns);
+  return matrix(x.rows, x.columns, bench.readFloats(at, x.data.length));
+}
+
+function source(bench: Bench, x: Matrix, inputs: CaseInputs): Matrix {
+  return inputs.rotation() === 'hadamard' ? rotated(bench, x) : x;
+}
+
+/** Room for what is stored of a matrix. */
+function reserveStored(bench: Bench, rows: number, columns: number, format: GroupedOptions) {
+  const sizes = groupedSizes(rows, columns, format);
+  return {
+    ...sizes,
+    packed: bench.reserve(sizes.packedBytes),
+    scales: bench.reserve(2 * sizes.groups),
+    mins: bench.reserve(2 * sizes.groups),
+    scratch: bench.reserve(quantizeScratchBytes(format.groupSize)),
+  };
+}
+
+function putStored(bench: Bench, stored: QuantizedMatrix) {
+  return {
+    packed: bench.put(stored.packed),
+    scales: bench.put(stored.scales),
+    mins: bench.put(stored.mins),
+    scratch: bench.reserve(quantizeScratchBytes(stored.groupSize)),
+  };
+}
+
+function storedTensors(packed: Uint8Array, scales: Uint16Array, mins: Uint16Array, suffix = ''): Outputs {
+  return {
+    [`packed${suffix}`]: tensorOf(packed, [packed.length]),
+    [`scales${suffix}`]: tensorOf(scales, [scales.length], 'F16'),
+    [`mins${suffix}`]: tensorOf(mins, [mins.length], 'F16'),
+  };
+}
+
+function quantizeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
+  const { kernels } = bench;
+  const format = inputs.grouped();
+  const { bits, groupSize } = format;
+  const x = source(bench, inputs.matrix('x'), inputs);
+  const { rows, columns, data } = x;
+  const at = reserveStored(bench, rows, columns, format);
+  const perToken = format.grouping === 'perToken';
+  const quantize = perToken ? kernels.quantizeRows : kernels.quantizeColumns;
+  const range = RANGE_CODES[format.range];
+  quantize(bench.put(data), rows, columns, bits, groupSize, range, at.packed, at.scales, at.mins, at.scratch);
+  const codes = bench.reserve(rows * columns);
+  if (perToken) kernels.unpackRows(at.packed, rows, columns, bits, groupSize, codes);
+  else kernels.unpackColumns(at.packed, rows, columns, bits, groupSize, codes, at.scratch);
+  const values = bench.reserve(rows * columns * 4);
+  const read = perToken ? kernels.dequantizeRows : kernels.dequantizeColumns;
+  read(at.packed, at.scales, at.mins, rows, columns, bits, groupSize, values, at.scratch);
+  return {
+    ...storedTensors(
+      bench.readBytes(at.packed, at.packedBytes),
+      bench.readHalves(at.scales, at.groups),
+      bench.readHalves(at.mins, at.groups),
+    ),
+    codes: tensorOf(bench.readBytes(codes, rows * columns), [rows, columns]),
+    x_hat: tensorOf(bench.readFloats(values, rows * columns), [rows, columns]),
+  };
+}
+
+function packOutputs(bench: Bench, inputs: CaseInputs): Outputs {
+  const bits = inputs.bits();
+  const { shape, data } = inputs.integers('codes');
+  const [groups, size] = shape;
+  const bytes = packedBytes(size, bits);
+  const packed = new Uint8Array(groups * bytes);
+  for (let g = 0; g < groups; g++) {
+    const at = bench.reserve(bytes);
+    bench.kernels.packCodes(bench.put(Uint8Array.from(data.slice(g * size, (g + 1) * size))), size, bits, at);
+    packed.set(bench.readBytes(at, bytes), g * bytes);
+  }
+  return { packed: tensorOf(packed, [groups, bytes]) };
+}
+
+function ropeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
+  const x = inputs.matrix('x');
+  const { layout, headDim, frequencies } = ropeOptions(inputs);
+  const first = inputs.number('firstPosition', 0);
+  const angles = Array.from({ length: x.rows }, (_, t) =>
+    [...frequencies].map((f) => (first + t) * f),
+  ).flat();
+  const at = bench.put(x.data);
+  const [cos, sin] = [Math.cos, Math.sin].map((turn) => bench.put(Float32Array.from(angles, turn)));
+  bench.kernels.rope(at, x.rows, x.columns / headDim, headDim, cos, sin, ROPE_CODES[layout]);
+  return { rotated: tensorOf(bench.readFloats(at, x.data.length), [x.rows, x.columns]) };
+}
+
+/** Stored rows and the matrix that reads them, for keys or values. */
+function storedRows(inputs: CaseInputs, name: string): { stored: QuantizedMatrix; weights: Matrix } {
+  const kind = name === 'keys' ? 'key' : 'value';
+  const latent = inputs.word('form', ['x', 'latent']) === 'latent';
+  const weights = inputs.matrix(`${latent ? 'up' : 'w'}_${kind[0]}`, 'row', 'column');
+  const format = inputs.grouped(latent ? `${kind}Grouping` : 'grouping');
+  return { stored: inputs.quantized(latent ? `${kind}_` : '', weights.columns, format), weights };
+}
+
+/** One block of a matrix that is stored per channel, a group of tokens for each channel. */
+function blockOf(stored: QuantizedMatrix, first: number): QuantizedMatrix {
+  const { columns, bits, groupSize } = stored;
+  const rows = Math.min(groupSize, stored.rows - first);
+  const bytes = packedBytes(rows, bits) * columns;
+  const at = first * columns;
+  const from = (packedBytes(groupSize, bits) * at) / groupSize;
+  const groups = [at / groupSize, at / groupSize + columns];
+  return {
+    ...stored,
+    rows,
+    packed: stored.packed.slice(from, from + bytes),
+    scales: stored.scales.slice(...groups),
+    mins: stored.mins.slice(...groups),
+  };
+}
+
+function rematerializeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
+  return Object.fromEntries(
+    ['keys', 'values'].map((name) => {
+      const { stored, weights } = storedRows(inputs, name);
+      const perChannel = stored.grouping === 'perChannel';
+      const result = new Float32Array(stored.rows * weights.rows);
+      const step = perChannel ? stored.groupSize : stored.rows;
+      for (let first = 0; first < stored.rows; first += step) {
+        const block = perChannel ? blockOf(stored, first) : stored;
+        result.set(multiplyCodes(bench, block, weights), first * weights.rows);
+      }
+      return [name, tensorOf(result, [stored.rows, weights.rows])];
+    }),
+  );
+}
+
+/** Codes times weights. @returns [tokens, outputs] */
+function multiplyCodes(bench: Bench, stored: QuantizedMatrix, { rows, columns, data }: Matrix): Float32Array {
+  const { kernels } = bench;
+  const perChannel = stored.grouping === 'perChannel';
+  const at = putStored(bench, stored);
+  const packed = bench.reserve(packedWeightsBytes(rows, columns, WEIGHT_BLOCK));
+  const [scales, mins] = perChannel ? [at.scales, at.mins] : [0, 0];
+  kernels.packWeights(
+    bench.put(data),
+    rows,
+    columns,
+    WEIGHT_BLOCK,
+    INTEGER_LIMITS.codes,
+    scales,
+    mins,
+    packed,
+  );
+  const tile = bench.reserve(tileBytes(stored.rows, columns, WEIGHT_BLOCK));
+  const { bits, groupSize } = stored;
+  kernels.unpackTile(
+    at.packed,
+    at.scales,
+    at.mins,
+    stored.rows,
+    columns,
+    bits,
+    groupSize,
+    perChannel ? 1 : 0,
+    WEIGHT_BLOCK,
+    tile,
+    at.scratch,
+  );
+  const out = bench.reserve(stored.rows * rows * 4);
+  kernels.matmulTile(packed, tile, stored.rows, rows, columns, WEIGHT_BLOCK, 0, rows, out, rows, 0);
+  return bench.readFloats(out, stored.rows * rows);
+}
+
+/**
+ * Key weights are integers of 16 bits: each is off by half a step of its block of 32, and so is the result by that times
+ * the codes' share of the values (per channel, the scales are in the weights before they are cut).
+ */
+function keyWeightSlack(inputs: CaseInputs, name: string): (index: number) => number {
+  const { stored, weights } = storedRows(inputs, name);
+  const { columns } = weights;
+  const perChannel = stored.grouping === 'perChannel';
+  const values = dequantizeMatrix(stored);
+  const groups = Math.ceil(columns / stored.groupSize);
+  const parameter = (of: Uint16Array, token: number, channel: number) => {
+    const group = perChannel
+      ? Math.floor(token / stored.groupSize) * columns + channel
+      : token * groups + Math.floor(channel / stored.groupSize);
+    return fromFloat16Bits(of[group]);
+  };
+  return (index) => {
+    const token = Math.floor(index / weights.rows);
+    const w = row(weights, index % weights.rows);
+    const x = row(values, token);
+    let slack = 0;
+    for (let from = 0; from < columns; from += WEIGHT_BLOCK) {
+      let largest = 0;
+      let share = 0;
+      for (let c = from; c < Math.min(from + WEIGHT_BLOCK, columns); c++) {
+        const scale = parameter(stored.scales, token, c);
+        const min = parameter(stored.mins, token, c);
+        const spread = Math.abs(x[c] - min);
+        largest = Math.max(largest, Math.abs(w[c]) * (perChannel ? scale : 1));
+        share += perChannel ? (scale > 0 ? spread / scale : 0) : spread + Math.abs(min);
+      }
+      slack += share * (largest / INTEGER_LIMITS.codes) * 0.5 * (1 + 2 ** -8);
+    }
+    return slack;
+  };
+}
+
+function encodeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
+  const layers = inputs.stack('x');
+  const [{ rows, columns }] = layers;
+  const size = rows * columns;
+  const accumulator = new Float32Array(layers.length * size);
+  const outputs: Record<string, Tensor> = {};
+  layers.forEach((x, layer) => {
+    bench.reset();
+    const format = inputs.grouped('grouping', layer === 0 ? 'baseBits' : 'bits');
+    const turned = source(bench, x, inputs).data;
+    const parts: { packed: Uint8Array; scales: Uint16Array; mins: Uint16Array }[] = [];
+    for (let first = 0; first < rows; first += BLOCK) {
+      const tokens = Math.min(BLOCK, rows - first);
+      const [from, to] = [first * columns, (first + tokens) * columns];
+      const sum =
+        layer === 0
+          ? new Float32Array(to - from)
+          : accumulator.slice((layer - 1) * size + from, (layer - 1) * size + to);
+      const at = reserveStored(bench, tokens, columns, format);
+      const sumAt = bench.put(sum);
+      bench.kernels.crossLayerEncode(
+        bench.put(turned.slice(from, to)),
+        sumAt,
+        tokens,
+        columns,
+        format.bits,
+        format.groupSize,
+        format.grouping === 'perChannel' ? 1 : 0,
+        RANGE_CODES[format.range],
+        at.packed,
+        at.scales,
+        at.mins,
+        at.scratch,
+      );
+      accumulator.set(bench.readFloats(sumAt, to - from), layer * size + from);
+      parts.push({
+        packed: bench.readBytes(at.packed, at.packedBytes),
+        scales: bench.readHalves(at.scales, at.groups),
+        mins: bench.readHalves(at.mins, at.groups),
+      });
+    }
+    const packed = Uint8Array.from(parts.flatMap((part) => [...part.packed]));
+    const scales = Uint16Array.from(parts.flatMap((part) => [...part.scales]));
+    const mins = Uint16Array.from(parts.flatMap((part) => [...part.mins]));
+    Object.assign(outputs, storedTensors(packed, scales, mins, `_${layer}`));
+  });
+  return { ...outputs, accumulator: tensorOf(accumulator, [layers.length, rows, columns]) };
+}
+
+function decodeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
+  const [layers, rows, columns] = inputs.tensor('accumulator').shape;
+  const size = rows * columns;
+  const accumulator = new Float32Array(layers * size);
+  const sum = bench.put(new Float32Array(size));
+  for (let layer = 0; layer < layers; layer++) {
+    const format = inputs.grouped('grouping', layer === 0 ? 'baseBits' : 'bits');
+    const at = putStored(bench, inputs.quantized('', columns, format, `_${layer}`));
+    const add =
+      format.grouping === 'perToken' ? bench.kernels.dequantizeAddRows : bench.kernels.dequantizeAddColumns;
+    add(at.packed, at.scales, at.mins, rows, columns, format.bits, format.groupSize, sum, at.scratch);
+    accumulator.set(bench.readFloats(sum, size), layer * size);
+  }
+  return { accumulator: tensorOf(accumulator, [layers, rows, columns]) };
+}
