@@ -136,6 +136,7 @@ export {
   type SnapshotOwner,
   writeSnapshot,
 } from './io/snapshot.js';
+export { loadSnapshot, saveSnapshot } from './io/snapshot-file.js';
 export { SNAPSHOT_VERSION } from './io/snapshot-sections.js';
 export type { ByteSource } from './io/source.js';
 export {

@@ -19,6 +19,7 @@ import { ropeFrequencies } from '../model/rope.js';
 import { assertBatch, assertTokens } from '../model/tokens.js';
 import { assertWeightShapes, type FileWeights } from '../model/weights.js';
 import type { Matrix } from '../numerics/matrix.js';
+import { inNode } from '../platform.js';
 import type { Kernels } from './kernels.js';
 import { LayerPlan, type PassRows } from './layer-plan.js';
 import {
@@ -505,17 +506,13 @@ function placeModel(
   return { config, embedding, layers, outputNorm, output };
 }
 
-function isNode(): boolean {
-  return typeof process === 'object' && typeof process.versions?.node === 'string';
-}
-
 function canShare(): boolean {
-  return typeof SharedArrayBuffer === 'function' && (isNode() || globalThis.crossOriginIsolated === true);
+  return typeof SharedArrayBuffer === 'function' && (inNode() || globalThis.crossOriginIsolated === true);
 }
 
 async function workers(): Promise<{ spawnThread: SpawnThread; physicalCores: () => number }> {
   try {
-    return isNode() ? await import('./workers-node.js') : await import('./workers-browser.js');
+    return inNode() ? await import('./workers-node.js') : await import('./workers-browser.js');
   } catch (cause) {
     throw new KernelError('threads', 'the code for worker threads is missing', { cause });
   }

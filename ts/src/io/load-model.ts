@@ -5,6 +5,7 @@
  */
 
 import { ConfigError, FormatError, LoadError } from '../errors.js';
+import { inNode } from '../platform.js';
 import { openGguf } from './gguf.js';
 import { httpFolder, httpSource } from './http-source.js';
 import { hubFolder, isHubReference, parseHubReference } from './hub.js';
@@ -214,8 +215,4 @@ async function openNamed(folder: FileFolder, name: string): Promise<ByteSource> 
   const models = (await folder.list())?.filter((each) => /\.gguf$/i.test(each)) ?? [];
   const choices = models.length > 0 ? `; there are ${models.join(', ')}` : '';
   throw new LoadError(`${folder.name}/${name}`, `there is no such file${choices}`);
-}
-
-function inNode(): boolean {
-  return typeof process === 'object' && typeof process.versions?.node === 'string';
 }
