@@ -41,6 +41,7 @@ export default {
   headings: { readme: false, document: false },
   searchInDocuments: true,
   searchInComments: true,
+  preservedTypeAnnotationTags: ['@throws'],
   highlightLanguages: ['shellscript', 'json', 'python', 'typescript', 'javascript', 'html', 'http'],
   excludePrivate: true,
   excludeInternal: true,

@@ -2,7 +2,8 @@
  * A TypeDoc plugin that makes one site of guides and API:
  *
  *   - a guide is named by its first heading, so that the Markdown files need no front matter
- *   - in a guide, the name of an export in backticks (`quantizeGroup`, `generate()`) leads to its page
+ *   - in guides and comments, the name of an export in backticks (`quantizeGroup`, `generate()`) leads to its page
+ *   - the errors of a function are one list, with their classes
  *   - every page has the doors in its toolbar; links there are relative, so that the site can lie anywhere
  *   - pages can be used without seeing or pointing: a main landmark, no link inside a button, headings in order
  */
@@ -24,6 +25,9 @@ export function load(app) {
     const exports = exportsOf(project);
     for (const guide of project.documents ?? []) guide.content = withLinks(guide.content, exports);
     if (project.readme) project.readme = withLinks(project.readme, exports);
+    for (const reflection of Object.values(project.reflections)) {
+      if (reflection.comment) finishComment(reflection, exports);
+    }
   });
   // Addresses have been given by then: they come from the names of the files, which change less often.
   app.renderer.on(Renderer.EVENT_BEGIN, ({ project }) => {
@@ -99,6 +103,39 @@ function exportsOf(project) {
     }
   }
   return exports;
+}
+
+/** Links in a comment, and one list of errors in place of a heading for each. */
+function finishComment(reflection, exports) {
+  const { comment } = reflection;
+  const others = new Map(exports);
+  for (let own = reflection; own; own = own.parent) others.delete(own.name);
+  comment.summary = withLinks(comment.summary, others);
+  for (const tag of comment.blockTags) tag.content = withLinks(tag.content, others);
+  const thrown = comment.blockTags.filter(({ tag }) => tag === '@throws');
+  if (thrown.length === 0) return;
+  const [list] = thrown;
+  list.content = thrown.flatMap(({ typeAnnotation, content }) => [
+    { kind: 'text', text: '- ' },
+    ...classesOf(typeAnnotation, exports),
+    ...content.map((part) => ({ ...part, text: part.text.replaceAll('\n', '\n  ') })),
+    { kind: 'text', text: '\n' },
+  ]);
+  list.typeAnnotation = undefined;
+  comment.blockTags = comment.blockTags.filter((tag) => tag === list || !thrown.includes(tag));
+}
+
+/** `{LoadError | FormatError}`, as code that leads to the classes. */
+function classesOf(annotation, exports) {
+  const names = (annotation ?? '').replace(/[{}]/g, '').split('|');
+  const parts = names
+    .map((name) => name.trim())
+    .filter((name) => name !== '')
+    .map((name) => ({ kind: 'code', text: `\`${name}\`` }));
+  return withLinks(parts, exports).flatMap((part, i) => [
+    part,
+    { kind: 'text', text: i + 1 < parts.length ? ' or ' : ' ' },
+  ]);
 }
 
 /** Turns code that is nothing but the name of an export into a link. */

@@ -2,8 +2,9 @@
  * XQuant (arXiv 2508.10395, not 2510.11236): LLM inference that caches quantized layer inputs and
  * rematerializes keys and values when they are needed.
  *
- * This file is a table of contents. To read the method, go through `quant/uniform`, `quant/pack`,
- * `quant/grouped`, then `cache/block` and the variants beside it, then `model/transformer`.
+ * `loadModel()` and `generate()` run a model, `measurePerplexity` and `cacheSize` say what a cache costs, `writeSnapshot`
+ * saves one. The method itself is one group of numbers (`quantizeGroup`), its bytes (`packCodes`), a matrix in groups
+ * (`quantizeMatrix`), the caches of `xquant/reference`, and the forward pass (`ReferenceModel`).
  *
  * @module xquant
  */

@@ -2,7 +2,8 @@
  * The parts of the reference, one by one: what a reader of the paper wants to look at, and what an experiment wants
  * to take apart. `import { XQuantCache } from 'xquant/reference'`; models, files and text are in `xquant`.
  *
- * In the order of reading: how a block is sealed, the caches, what is computed offline, the model around them.
+ * To read them: `BlockCache` (how a block is sealed), then `XQuantCache`, `XQuantLatentCache`, `CrossLayerDeltaCache`
+ * with `Accumulator`, `CrossLayerLatentCache`; then `foldProjection`, and `causalAttention` of the model around them.
  *
  * @module xquant/reference
  */
