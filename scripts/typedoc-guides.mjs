@@ -66,7 +66,8 @@ function finishPage(html, url) {
       '</main>\n<div class="col-sidebar" role="complementary" aria-label="Contents">',
     ],
   ];
-  let page = html;
+  // The explorer is no page of TypeDoc, so that Markdown cannot lead there by its file.
+  let page = html.replaceAll('href="#explorer"', `href="${base}explorer/index.html"`);
   for (const [from, to] of pieces) {
     if (base === undefined || !page.includes(from))
       throw new Error(`${url}: the pages of TypeDoc look different now`);
