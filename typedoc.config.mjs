@@ -9,6 +9,7 @@ import { readdirSync } from 'node:fs';
 const FIRST = [
   'algorithm.md',
   'paper-map.md',
+  'reference.md',
   'numerics.md',
   'format.md',
   'cross-check.md',
