@@ -16,7 +16,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createProgram } from '../../../src/cli/program.js';
@@ -143,6 +143,11 @@ function isOnlyChecked({ place, words, line }: CommandLine): boolean {
   return /\.gguf$|[:/]/.test(model) && !existsSync(join(root, model));
 }
 
+/** Files of the clone are read where they are; all others lie in a folder of the test. */
+function placeOf(word: string): string {
+  return /^[\w-]+\.\w+$/.test(word) && !existsSync(join(root, word)) ? join(folder, word) : word;
+}
+
 describe('commands', () => {
   it.each(lines.filter(isXquant))('exist: $place $line', async ({ words }) => {
     const streams = { stdin: new PassThrough(), stdout: new PassThrough(), stderr: new PassThrough() };
@@ -153,21 +158,27 @@ describe('commands', () => {
         ran = true;
       });
     }
-    await program.parseAsync(words.slice(2), { from: 'user' });
+    const input = words.indexOf('<');
+    await program.parseAsync(words.slice(2, input < 0 ? undefined : input), { from: 'user' });
     expect(ran).toBe(true);
   });
 
-  const run = lines.filter((each) => isXquant(each) && !isOnlyChecked(each));
-  it.each(run)('run, shortened: $place $line', { timeout: RUN_TIMEOUT }, async ({ words }) => {
-    // Files of the clone are read where they are; all others are written to a folder of their own.
-    const args = words
-      .slice(2)
-      .map((word) =>
-        /^[\w-]+\.\w+$/.test(word) && !existsSync(join(root, word)) ? join(folder, word) : word,
-      );
+  const run = lines.filter((each) => /^head /.test(each.line) || (isXquant(each) && !isOnlyChecked(each)));
+  it.each(run)('run, shortened: $place $line', { timeout: RUN_TIMEOUT }, async ({ line, words }) => {
+    if (words[0] === 'head') {
+      const shell = line.replace(/> (\S+)$/, (_, name) => `> "${placeOf(name)}"`);
+      expect(spawnSync('sh', ['-c', shell], { cwd: root, encoding: 'utf8' })).toMatchObject({
+        status: 0,
+        stderr: '',
+      });
+      return;
+    }
+    const from = words.indexOf('<');
+    const stdin = from < 0 ? undefined : readFileSync(placeOf(words[from + 1]), 'utf8');
+    const args = words.slice(2, from < 0 ? undefined : from).map(placeOf);
     if (args[0] === 'generate') args.push('--max-tokens', '3');
     if (args[0] === 'perplexity') args.push('--windows', '1', '--window-size', '32');
-    const { code, stderr } = await runInProcess(args);
+    const { code, stderr } = await runInProcess(args, { stdin });
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   });
 
@@ -178,11 +189,14 @@ describe('commands', () => {
     for (const name of names) expect(manifest.scripts).toHaveProperty([name]);
   });
 
-  it('of node are scripts that are there', () => {
-    const text = pages.map((page) => readFileSync(join(root, page), 'utf8')).join('\n');
-    for (const [, script] of text.matchAll(/\b(?:node|python3?) ([\w/-]+\.(?:mjs|js|py))/g)) {
-      const isBuilt = /^(dist|build)\//.test(script);
-      if (!isBuilt) expect(existsSync(join(root, script)), script).toBe(true);
+  it('of node and Python are scripts that are there', () => {
+    for (const page of pages) {
+      const text = readFileSync(join(root, page), 'utf8');
+      for (const [, script] of text.matchAll(/\b(?:node|python3?) ([\w/-]+\.(?:mjs|js|py))/g)) {
+        const folders = ['', dirname(page), join(dirname(page), 'generate')];
+        const isThere = folders.some((each) => existsSync(join(root, each, script)));
+        if (!/^(dist|build)\//.test(script)) expect(isThere, `${script} in ${page}`).toBe(true);
+      }
     }
   });
 });
