@@ -19,6 +19,9 @@ const DOORS = [
   ['Explorer', 'explorer/index.html'],
 ];
 
+/** How much more a guide counts in the search than the member of a class that has the same words. */
+const GUIDE_BOOST = 60;
+
 /** @param {import('typedoc').Application} app */
 export function load(app) {
   app.converter.on(Converter.EVENT_RESOLVE_END, ({ project }) => {
@@ -31,7 +34,10 @@ export function load(app) {
   });
   // Addresses have been given by then: they come from the names of the files, which change less often.
   app.renderer.on(Renderer.EVENT_BEGIN, ({ project }) => {
-    for (const guide of project.documents ?? []) guide.name = headingOf(guide);
+    for (const guide of project.documents ?? []) {
+      guide.name = headingOf(guide);
+      guide.relevanceBoost = GUIDE_BOOST;
+    }
     const { theme } = app.renderer;
     const getNavigation = theme.getNavigation.bind(theme);
     theme.getNavigation = (each) => getNavigation(each).map(withoutLinkInButton);
