@@ -11,27 +11,35 @@ import { logSumExp } from './sampling.js';
 
 /** What the baseline says about the tokens of one pass; what does not depend on the other cache is computed once. */
 export class BaselineLogits {
-  /** [tokens, vocabSize] */
-  readonly logits: Matrix;
   /** The id that follows each token; one less than tokens at the end of a window. */
   readonly targets: readonly number[];
   /** Position of the first token in its window. */
   readonly position: number;
+  /** Of every id, for each token that has a target; f64, since divergences are differences of close numbers. [vocabSize] each */
+  readonly probabilities: readonly Float64Array[];
   /** log-sum-exp of each row that has a target. */
   readonly normalizers: readonly number[];
+  /** Mean logit under the probabilities, of each row that has a target. */
+  readonly meanLogits: readonly number[];
+  /** Log-likelihood of each target. */
+  readonly logLikelihoods: readonly number[];
   /** Most likely id of each row that has a target. */
   readonly likeliest: readonly number[];
 
   /**
-   * @param logits of the f16 KV cache, [tokens, vocabSize], kept
+   * @param logits of the f16 KV cache, [tokens, vocabSize], read
    * @param targets the ids that follow, [tokens], or one less at the end of a window
    */
   constructor(logits: Matrix, targets: readonly number[], position: number) {
-    this.logits = logits;
     this.targets = targets;
     this.position = position;
     this.normalizers = targets.map((_, t) => logSumExp(row(logits, t)));
+    this.logLikelihoods = targets.map((target, t) => row(logits, t)[target] - this.normalizers[t]);
     this.likeliest = targets.map((_, t) => indexOfLargest(row(logits, t)));
+    this.probabilities = this.normalizers.map((normalizer, t) =>
+      Float64Array.from(row(logits, t), (logit) => Math.exp(logit - normalizer)),
+    );
+    this.meanLogits = this.probabilities.map((weights, t) => weightedSum(weights, row(logits, t)));
   }
 }
 
@@ -50,22 +58,20 @@ export class TokenScores {
    */
   add(baseline: BaselineLogits, logits: Matrix): void {
     for (const [t, target] of baseline.targets.entries()) {
-      const p = row(baseline.logits, t);
       const q = row(logits, t);
-      const pNormalizer = baseline.normalizers[t];
-      const qNormalizer = logSumExp(q);
-      const logLikelihood = q[target] - qNormalizer;
+      const normalizer = logSumExp(q);
+      const logLikelihood = q[target] - normalizer;
       if (!Number.isFinite(logLikelihood)) {
         const place = { token: baseline.position + t };
         throw new NumericError('perplexity', logLikelihood, place, 'the log-likelihood is not finite');
       }
       this.#negativeLogLikelihood -= logLikelihood;
-      this.#squaredChange += (Math.exp(logLikelihood) - Math.exp(p[target] - pNormalizer)) ** 2;
+      this.#squaredChange += (Math.exp(logLikelihood) - Math.exp(baseline.logLikelihoods[t])) ** 2;
       if (baseline.likeliest[t] === indexOfLargest(q)) this.#agreed++;
 
-      // KL(p || q) = sum of p * (log p - log q)
-      let divergence = qNormalizer - pNormalizer;
-      for (let i = 0; i < p.length; i++) divergence += Math.exp(p[i] - pNormalizer) * (p[i] - q[i]);
+      // KL(p || q) = sum of P (log P - log Q), with log P = p - its normalizer, log Q likewise.
+      const logitChange = baseline.meanLogits[t] - weightedSum(baseline.probabilities[t], q);
+      const divergence = logitChange - (baseline.normalizers[t] - normalizer);
       this.#divergences.push(Math.max(0, divergence)); // never negative but for rounding
     }
   }
@@ -114,4 +120,10 @@ function indexOfLargest(values: Float32Array): number {
   let best = 0;
   for (let i = 1; i < values.length; i++) if (values[i] > values[best]) best = i;
   return best;
+}
+
+function weightedSum(weights: Float64Array, values: Float32Array): number {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += weights[i] * values[i];
+  return sum;
 }
