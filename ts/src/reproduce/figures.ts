@@ -164,6 +164,7 @@ function compressionAgainstLoss({ caches, model }: Reproduction): Figure {
 function tensorMagnitudes({ analysis }: Reproduction): Figure {
   const tensors: readonly string[] = ['x', 'keys', 'values'];
   const samples = analysis.samples.filter(({ tensor }) => tensors.includes(tensor));
+  const layers = [...new Set(samples.map(({ layer }) => `layer ${layer}`))];
   const values = samples.flatMap(({ layer, tensor, tokens, channels, magnitudes }) => {
     const all = magnitudes.flat();
     const mean = all.reduce((sum, value) => sum + value, 0) / all.length || 1;
@@ -190,7 +191,8 @@ function tensorMagnitudes({ analysis }: Reproduction): Figure {
     spec: {
       data: { values },
       facet: {
-        row: { field: 'layer', type: 'nominal', header: { title: null } },
+        // as they come, since "layer 10" sorts before "layer 9"
+        row: { field: 'layer', type: 'nominal', sort: layers, header: { title: null } },
         column: {
           field: 'tensor',
           type: 'nominal',
