@@ -1,6 +1,9 @@
 /**
- * Checks all golden cases with the reference, the slow ones too: all generated ids and the perplexities.
- * Takes minutes. Needs a build.
+ * Checks golden cases with the reference, the slow ones too: all generated ids and the perplexities.
+ *
+ *     node scripts/check-golden.mjs [NAME...]    cases whose name has one of these in it; all if there is none
+ *
+ * `decode` takes minutes, `perplexity` hours. Needs a build.
  */
 
 import { readFileSync } from 'node:fs';
@@ -18,7 +21,9 @@ for (const problem of problems) process.stdout.write(`${problem}\n`);
 
 const context = modelContext(new AbortController().signal);
 const reports = [];
+const names = process.argv.slice(2);
 for (const { file } of manifest.cases) {
+  if (names.length > 0 && !names.some((name) => file.includes(name))) continue;
   const report = await checkCase(parseCase(readFileSync(`${golden}${file}`), file), context);
   reports.push(report);
   process.stdout.write(formatCase(report));
