@@ -17,6 +17,8 @@ export default defineConfig({
     hookTimeout: 60_000,
     setupFiles: ['ts/test/setup.ts'],
     maxWorkers: 2,
+    // Files of a worker share loaded modules: loading them anew for each of 85 files took a quarter of the time.
+    isolate: false,
     projects: [
       {
         extends: true,
