@@ -4,11 +4,13 @@
  * @module
  */
 
+import type { ComputedFactors } from '../cache/factors.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import { ConfigError, ShapeError } from '../errors.js';
 import type { ModelConfig } from '../model/config.js';
+import type { LanguageModel } from '../model/language-model.js';
 import { ReferenceModel } from '../model/transformer.js';
-import type { LayerWeights } from '../model/weights.js';
+import type { LayerWeights, ReferenceWeights } from '../model/weights.js';
 import { rotateRows } from '../numerics/hadamard.js';
 import { add, type Matrix, row, transpose } from '../numerics/matrix.js';
 import { logSumExp } from '../sampling.js';
@@ -85,13 +87,23 @@ const layer: Operation = {
   runOnce: async (inputs) => ({ output: (await layerOutput(inputs)).data }),
 };
 
+/** A model that a layer can be made of. */
+export type LayerModel = LanguageModel & { readonly factors: ComputedFactors };
+
 /**
- * The output of one block. The reference model has no function for a single layer, so it gets a model of one
- * layer whose embedding is the given stream: token t has the t-th row.
+ * The output of one block. No model has a function for a single layer, so this makes a model of one layer whose
+ * embedding is the given stream: token t has the t-th row.
  *
+ * @param create the implementation, by default the reference
  * @returns [tokens, hiddenSize]
  */
-export async function layerOutput(inputs: CaseInputs): Promise<Matrix> {
+export async function layerOutput(
+  inputs: CaseInputs,
+  create: (config: ModelConfig, weights: ReferenceWeights) => LayerModel | Promise<LayerModel> = (
+    config,
+    weights,
+  ) => new ReferenceModel(config, weights),
+): Promise<Matrix> {
   const hidden = inputs.matrix('hidden');
   const weights = Object.fromEntries(
     Object.entries(LAYER_MATRICES).map(([name, role]) => [role, inputs.matrix(name, 'row', 'column')]),
@@ -117,7 +129,7 @@ export async function layerOutput(inputs: CaseInputs): Promise<Matrix> {
     tieWordEmbeddings: true,
   };
   const outputNorm = new Float32Array(hidden.columns).fill(1);
-  const model = new ReferenceModel(config, {
+  const model = await create(config, {
     embedding: hidden,
     output: hidden,
     outputNorm,
@@ -141,7 +153,7 @@ export async function layerOutput(inputs: CaseInputs): Promise<Matrix> {
 }
 
 /** Hands the factors of a dump to the caches, which rotate them; the rotation is its own inverse. */
-function presetFactors(inputs: CaseInputs, model: ReferenceModel, cache: string): void {
+function presetFactors(inputs: CaseInputs, model: LayerModel, cache: string): void {
   if (!inputs.has('down_k')) return;
   const { rotation } = resolveCacheOptions(cache, model.config);
   for (const [name, suffix] of [

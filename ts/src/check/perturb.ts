@@ -94,25 +94,33 @@ export function perturbWeights(weights: ReferenceWeights, variation: number): Re
  * @returns fresh
  */
 export function perturbFileWeights(weights: FileWeights, variation: number): FileWeights {
-  const moved = perturbWeights(referenceWeights(weights), variation);
+  return floatFileWeights(perturbWeights(referenceWeights(weights), variation));
+}
+
+/**
+ * Weights as a file of F32 tensors would hold them, for an implementation that reads those of a file.
+ *
+ * @returns fresh; matrices are views
+ */
+export function floatFileWeights(weights: ReferenceWeights): FileWeights {
   const stored = ({ rows, columns, data }: Matrix): WeightTensor => ({
-    name: 'moved',
+    name: 'f32',
     type: 'F32',
     rows,
     columns,
     bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
   });
-  const embedding = stored(moved.embedding);
+  const embedding = stored(weights.embedding);
   return {
     embedding,
-    layers: moved.layers.map(
+    layers: weights.layers.map(
       (layer) =>
         Object.fromEntries(
           Object.entries(layer).map(([role, w]) => [role, w instanceof Float32Array ? w : w && stored(w)]),
         ) as unknown as FileWeights['layers'][number],
     ),
-    outputNorm: moved.outputNorm,
-    output: moved.output === moved.embedding ? embedding : stored(moved.output),
+    outputNorm: weights.outputNorm,
+    output: weights.output === weights.embedding ? embedding : stored(weights.output),
   };
 }
 

@@ -104,7 +104,7 @@ describe.each([await wasmKernels('simd')])('$name agrees with the golden files',
   it.each(own.map(({ file }) => file))('%s', async (file) => {
     const source = read(file);
     const expected = await findOperation(source.operation).run(new CaseInputs(source), context);
-    const outputs = implementation.run(source);
+    const outputs = await implementation.run(source);
     for (const [name, tensor] of Object.entries(expected)) {
       const theirs = source.tensors.get(name) as Tensor;
       const { bound } = tensor;
