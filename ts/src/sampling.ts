@@ -235,10 +235,11 @@ function largest(logits: Logits, count: number): number[] {
  * @param values [n], finite
  */
 export function logSumExp(values: Float32Array): number {
+  // By index: this runs over every logit of every window, and iterators take half as long again.
   let maximum = Number.NEGATIVE_INFINITY;
-  for (const value of values) if (value > maximum) maximum = value;
+  for (let i = 0; i < values.length; i++) if (values[i] > maximum) maximum = values[i];
   let sum = 0;
-  for (const value of values) sum += Math.exp(value - maximum);
+  for (let i = 0; i < values.length; i++) sum += Math.exp(values[i] - maximum);
   return maximum + Math.log(sum);
 }
 

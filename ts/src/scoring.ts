@@ -36,9 +36,7 @@ export class BaselineLogits {
     this.normalizers = targets.map((_, t) => logSumExp(row(logits, t)));
     this.logLikelihoods = targets.map((target, t) => row(logits, t)[target] - this.normalizers[t]);
     this.likeliest = targets.map((_, t) => indexOfLargest(row(logits, t)));
-    this.probabilities = this.normalizers.map((normalizer, t) =>
-      Float64Array.from(row(logits, t), (logit) => Math.exp(logit - normalizer)),
-    );
+    this.probabilities = this.normalizers.map((normalizer, t) => probabilities(row(logits, t), normalizer));
     this.meanLogits = this.probabilities.map((weights, t) => weightedSum(weights, row(logits, t)));
   }
 }
@@ -114,6 +112,12 @@ export class TokenScores {
   get rmsProbabilityChange(): number {
     return Math.sqrt(this.#squaredChange / this.tokens);
   }
+}
+
+function probabilities(logits: Float32Array, normalizer: number): Float64Array {
+  const result = new Float64Array(logits.length);
+  for (let i = 0; i < result.length; i++) result[i] = Math.exp(logits[i] - normalizer);
+  return result;
 }
 
 function indexOfLargest(values: Float32Array): number {

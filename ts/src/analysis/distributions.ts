@@ -8,8 +8,7 @@
  * @module
  */
 
-import { latentFactors } from '../cache/factors.js';
-import type { FactorSource, KeyValueProjection } from '../cache/types.js';
+import type { FactorSource } from '../cache/types.js';
 import type { LanguageModel, TappedTensor } from '../model/language-model.js';
 import { linear, type Matrix, matrix, row } from '../numerics/matrix.js';
 import { logSumExp } from '../sampling.js';
@@ -142,21 +141,22 @@ export interface OutlierPrediction {
  * Table B.2 of the paper: is the outlier channel of the keys among the k largest entries of the first row of
  * Bk^T? The row says how the strongest direction of X, where all outliers of X Uk gather, spreads over the keys.
  *
- * @param keyProfiles of the keys, layer by layer
+ * @param factors of the model
+ * @param keyProfiles of the keys before RoPE, layer by layer
  * @see XQuant App. B
  */
 export function predictOutlierChannel(
-  projections: readonly Pick<KeyValueProjection, 'wK'>[],
+  factors: Pick<FactorSource, 'factors'>,
   keyProfiles: readonly ChannelProfile[],
   choices: readonly number[] = [1, 2, 4, 8],
 ): OutlierPrediction[] {
-  const ranks = projections.map(({ wK }, layer) => {
-    const { upProjection } = latentFactors(wK);
+  const ranks = keyProfiles.map(({ meanAbs }, layer) => {
+    const { upProjection } = factors.factors(layer, 'key');
     // Column 0 of (S B^T)^T is s0 times the first row of B^T.
     const entries = Array.from({ length: upProjection.rows }, (_, channel) =>
       Math.abs(upProjection.data[channel * upProjection.columns]),
     );
-    const outlier = indexOfLargest(keyProfiles[layer].meanAbs);
+    const outlier = indexOfLargest(meanAbs);
     return entries.filter((entry) => entry > entries[outlier]).length;
   });
   return choices.map((k) => ({ k, layers: ranks.filter((rank) => rank < k).length / ranks.length }));

@@ -188,14 +188,16 @@ export function quantizeNuqRows(
 ): NuqMatrix {
   const centers = new Uint16Array(source.rows);
   const radii = new Uint16Array(source.rows);
+  const rowCenters = new Float32Array(source.columns);
+  const rowRadii = new Float32Array(source.columns);
   return encodeRows(source, bits, codebook, outlierFraction > 0, { centers, radii }, (values, token) => {
     const range = nuqRowRange(values, outlierFraction);
     centers[token] = toFloat16Bits(range.center);
     radii[token] = toFloat16Bits(range.radius);
     // Codes are taken against the stored parameters, because those are what the reader will use.
-    const center = fromFloat16Bits(centers[token]);
-    const radius = fromFloat16Bits(radii[token]);
-    return { outliers: range.outliers, center: () => center, radius: () => radius };
+    rowCenters.fill(fromFloat16Bits(centers[token]));
+    rowRadii.fill(fromFloat16Bits(radii[token]));
+    return { outliers: range.outliers, centers: rowCenters, radii: rowRadii };
   });
 }
 
@@ -227,7 +229,7 @@ export function quantizeNuqChannels(
         if (values[c] > ranges.upper[c] || values[c] < ranges.lower[c]) outliers.push(c);
       }
     }
-    return { outliers, center: (c) => centers[c], radius: (c) => radii[c] };
+    return { outliers, centers, radii };
   });
 }
 
@@ -307,8 +309,8 @@ function channelRanges({ lower, upper }: NuqRanges): { centers: Float32Array; ra
 /** Where a row's outliers are, and center and radius of each of its channels. */
 interface RowPlan {
   readonly outliers: readonly number[];
-  readonly center: (channel: number) => number;
-  readonly radius: (channel: number) => number;
+  readonly centers: Float32Array;
+  readonly radii: Float32Array;
 }
 
 function encodeRows(
@@ -328,8 +330,8 @@ function encodeRows(
   const values: number[] = [];
   for (let t = 0; t < rows; t++) {
     const from = row(source, t);
-    const { outliers, center, radius } = plan(from, t);
-    for (let c = 0; c < columns; c++) codes[c] = encodeNuq(codebook, from[c], center(c), radius(c));
+    const { outliers, centers, radii } = plan(from, t);
+    for (let c = 0; c < columns; c++) codes[c] = encodeNuq(codebook, from[c], centers[c], radii[c]);
     packCodes(codes, bits, rowCodes.subarray(t * rowBytes, (t + 1) * rowBytes));
     if (isSparse) starts.push(channels.length);
     for (const c of outliers) {

@@ -142,7 +142,7 @@ export async function analyzeModel(
       magnitudes: sample.magnitudes.map((row) => row.map(rounded)),
     })),
     profiles: { layer, tensors },
-    outlierPrediction: predictOutlierChannel(projections, keyProfiles),
+    outlierPrediction: predictOutlierChannel(model.factors, keyProfiles),
     errors,
     skipped,
   };

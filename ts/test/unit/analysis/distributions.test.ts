@@ -7,6 +7,7 @@ import {
   predictOutlierChannel,
   profileChannels,
 } from '../../../src/analysis/distributions.js';
+import { latentFactors } from '../../../src/cache/factors.js';
 import { project } from '../../../src/cache/fold.js';
 import { matrix } from '../../../src/numerics/matrix.js';
 import { randomTokens, TINY_CONFIG, TINY_GQA_CONFIG, tinyModel } from '../../helpers/tiny-model.js';
@@ -61,7 +62,7 @@ it('finds the outlier channel where the weights put it', () => {
   );
   const profile = { meanAbs: [1, 2, 9, 3], maxAbs: [1, 2, 9, 3] };
   // Channel 2 is third in the row.
-  expect(predictOutlierChannel([{ wK }], [profile])).toEqual([
+  expect(predictOutlierChannel({ factors: () => latentFactors(wK) }, [profile])).toEqual([
     { k: 1, layers: 0 },
     { k: 2, layers: 0 },
     { k: 4, layers: 1 },
