@@ -123,9 +123,12 @@ export function nuqRowRange(values: Float32Array, outlierFraction: number): NuqR
   const outliers: number[] = [];
   let [lower, upper] = [Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY];
   if (outlierFraction > 0) {
-    const sorted = values.slice().sort();
-    upper = quantileOfSorted(sorted, 1 - outlierFraction / 2);
-    lower = quantileOfSorted(sorted, outlierFraction / 2);
+    // Only the ends of the order matter: sorting a row would take longer than everything else that is done to it.
+    const n = values.length;
+    const count = Math.min(n, Math.floor((outlierFraction / 2) * (n - 1)) + 2);
+    const [lowest, highest] = [smallest(values, count, 1), smallest(values, count, -1)];
+    upper = quantile(n, 1 - outlierFraction / 2, (rank) => -highest[n - 1 - rank]);
+    lower = quantile(n, outlierFraction / 2, (rank) => lowest[rank]);
   }
   let [min, max] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
   for (let c = 0; c < values.length; c++) {
@@ -153,10 +156,33 @@ export function nuqRowRange(values: Float32Array, outlierFraction: number): NuqR
  * @param fraction 0 to 1
  */
 export function quantileOfSorted(sorted: ArrayLike<number>, fraction: number): number {
-  const rank = fraction * (sorted.length - 1);
+  return quantile(sorted.length, fraction, (rank) => sorted[rank]);
+}
+
+/** The same of `n` values of which `at` knows those of the ranks that are needed. */
+function quantile(n: number, fraction: number, at: (rank: number) => number): number {
+  const rank = fraction * (n - 1);
   const below = Math.floor(rank);
-  const above = Math.min(below + 1, sorted.length - 1);
-  return sorted[below] + (rank - below) * (sorted[above] - sorted[below]);
+  const above = Math.min(below + 1, n - 1);
+  return at(below) + (rank - below) * (at(above) - at(below));
+}
+
+/**
+ * The smallest of `sign * value`, by insertion.
+ *
+ * @param count at most [n]
+ * @returns ascending, [count]
+ */
+function smallest(values: Float32Array, count: number, sign: 1 | -1): Float32Array {
+  const found = new Float32Array(count).fill(Number.POSITIVE_INFINITY);
+  for (let i = 0; i < values.length; i++) {
+    const value = sign * values[i];
+    if (value >= found[count - 1]) continue;
+    let at = count - 1;
+    for (; at > 0 && found[at - 1] > value; at--) found[at] = found[at - 1];
+    found[at] = value;
+  }
+  return found;
 }
 
 /**

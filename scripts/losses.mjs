@@ -1,17 +1,19 @@
 /**
- * What the caches lose on the embedded models, measured with the reference, beside what an independent
- * simulation in PyTorch lost (docs/reference.md says how both were made).
+ * What the caches lose on the embedded models, measured with the reference or the engine, beside what an independent
+ * simulation in PyTorch lost (docs/reference.md and docs/engine.md say how).
  *
- *     node scripts/reference-losses.mjs measure TEXT RESULTS [--model books-mha] [--windows 4] [--part 1/2]
- *     node scripts/reference-losses.mjs write RESULTS
+ *     node scripts/losses.mjs measure TEXT RESULTS [--backend reference] [--model books-mha] [--windows 4] [--part 1/2]
+ *                                                  [--known FOLDER]
+ *     node scripts/losses.mjs write RESULTS...
  *
- * `measure` takes an hour of one core per window and model. It appends a line of JSON to RESULTS for each
- * cache and window and goes on where it stopped; `--part 2/3` takes every third piece, for several processes
- * with a file of their own each. `write` puts the table of one or several files into docs/reference.md.
- * Needs a build.
+ * `measure` appends a line of JSON to RESULTS for each cache and window and goes on where it stopped. With the
+ * reference it takes half an hour of one core per window; `--part 2/3` takes every third piece, for several processes with a file of
+ * their own each. `--known` leaves out what a folder of `xquant reproduce` has. `write` puts the tables into the pages;
+ * RESULTS are such files and folders. Needs a build.
  */
 
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import {
   loadModelFile,
@@ -19,9 +21,11 @@ import {
   ReferenceModel,
   referenceWeights,
   Tokenizer,
+  WasmModel,
 } from '../dist/index.js';
 
-const PAGE = new URL('../docs/reference.md', import.meta.url);
+/** Where the tables of a backend stand. */
+const PAGES = { reference: '../docs/reference.md', wasm: '../docs/engine.md' };
 const WINDOW = 2048;
 /** Caches that share one pass of the f16 baseline. */
 const BATCH = 6;
@@ -119,7 +123,9 @@ const LADDERS = {
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
+    backend: { type: 'string', default: 'reference' },
     model: { type: 'string', default: 'books-mha' },
+    known: { type: 'string' },
     windows: { type: 'string', default: '4' },
     part: { type: 'string', default: '1/1' },
   },
@@ -127,68 +133,81 @@ const { values: options, positionals } = parseArgs({
 const [command, ...files] = positionals;
 if (command === 'measure' && files.length === 2) await measure(...files);
 else if (command === 'write' && files.length > 0) write(files);
-else fail('usage: reference-losses.mjs measure TEXT RESULTS [options], or: write RESULTS...');
+else fail('usage: losses.mjs measure TEXT RESULTS [options], or: write RESULTS...');
 
 /** Windows first, so that stopping early leaves whole windows of all caches. */
 async function measure(textFile, results) {
-  const { model: name } = options;
+  const { backend, model: name } = options;
   const [part, parts] = options.part.split('/').map(Number);
   const file = await loadModelFile(name);
   const tokenizer = new Tokenizer(file.tokenizer);
   const tokens = tokenizer.encode(readFileSync(textFile, 'utf8'), { parseSpecial: true });
-  const model = new ReferenceModel(file.config, referenceWeights(file.weights));
+  const model =
+    backend === 'wasm'
+      ? await WasmModel.load(file.config, file.weights)
+      : new ReferenceModel(file.config, referenceWeights(file.weights));
   const caches = LADDERS[name].flatMap((row) => Object.keys(row.caches));
-  const known = new Set(readResults(results).map((each) => `${each.model} ${each.window} ${each.cache}`));
+  const measured = existsSync(results) ? readResults(results) : [];
+  if (options.known) measured.push(...readResults(options.known));
+  const known = new Set(measured.map((each) => `${each.backend} ${each.model} ${each.window} ${each.cache}`));
 
   let piece = 0;
   for (let window = 0; window < Number(options.windows); window++) {
     const ids = tokens.slice(window * WINDOW, (window + 1) * WINDOW);
-    for (let at = 0; at < caches.length; at += BATCH) {
+    const missing = caches.filter((each) => !known.has(`${backend} ${name} ${window} ${each}`));
+    for (let at = 0; at < missing.length; at += BATCH) {
       if (piece++ % parts !== part - 1) continue;
-      const batch = caches.slice(at, at + BATCH).filter((each) => !known.has(`${name} ${window} ${each}`));
-      if (batch.length === 0) continue;
-      const { baseline, caches: measured } = await measurePerplexity(model, ids, {
-        caches: batch,
-        windows: 1,
-      });
-      for (const { cache, windowLosses, compression, seconds, klDivergence } of measured) {
-        const line = {
-          model: name,
-          window,
-          cache,
-          loss: windowLosses[0],
-          baselineLoss: baseline.windowLosses[0],
-          klDivergence,
-          compression,
-          seconds,
-        };
+      const batch = missing.slice(at, at + BATCH);
+      const report = await measurePerplexity(model, ids, { caches: batch, windows: 1 });
+      for (const { cache, windowLosses, compression } of report.caches) {
+        const [[loss], [baselineLoss]] = [windowLosses, report.baseline.windowLosses];
+        const line = { backend, model: name, window, cache, loss, baselineLoss, compression };
         appendFileSync(results, `${JSON.stringify(line)}\n`);
       }
     }
   }
+  await model.dispose();
 }
 
-function readResults(file) {
-  if (!existsSync(file)) return [];
-  return readFileSync(file, 'utf8')
-    .split('\n')
-    .filter(Boolean)
-    .map((line) => JSON.parse(line));
+/** Lines of a file of `measure`, or the same of a folder of `xquant reproduce`. */
+function readResults(path) {
+  if (!statSync(path).isDirectory()) {
+    const lines = readFileSync(path, 'utf8').split('\n').filter(Boolean);
+    return lines.map((line) => JSON.parse(line));
+  }
+  const { command } = JSON.parse(readFileSync(join(path, 'results.json'), 'utf8'));
+  const model = /--model (\S+)/.exec(command)[1];
+  const folder = join(path, 'results');
+  return readdirSync(folder).flatMap((name) => {
+    const { cache, windows } = JSON.parse(readFileSync(join(folder, name), 'utf8'));
+    return (windows ?? []).map(({ window, loss, baseline, float16Bytes, storedBytes }) => ({
+      backend: 'wasm',
+      model,
+      window,
+      cache,
+      loss,
+      baselineLoss: baseline,
+      compression: float16Bytes / storedBytes,
+    }));
+  });
 }
 
-/** Replaces the table of each model that has results. */
+/** Replaces the tables of each backend and model that have results. */
 function write(resultFiles) {
   const results = resultFiles.flatMap(readResults);
-  let page = readFileSync(PAGE, 'utf8');
-  for (const [name, ladder] of Object.entries(LADDERS)) {
-    const own = results.filter(({ model }) => model === name);
-    if (own.length === 0) continue;
-    const [begin, end] = [`<!-- ${name}: begin -->`, `<!-- ${name}: end -->`];
-    const [from, to] = [page.indexOf(begin), page.indexOf(end)];
-    if (from < 0 || to < from) fail(`docs/reference.md has no markers ${begin} and ${end}`);
-    page = `${page.slice(0, from + begin.length)}\n\n${table(ladder, own)}\n${page.slice(to)}`;
+  for (const [backend, path] of Object.entries(PAGES)) {
+    const file = new URL(path, import.meta.url);
+    let page = readFileSync(file, 'utf8');
+    for (const [name, ladder] of Object.entries(LADDERS)) {
+      const own = results.filter((each) => each.backend === backend && each.model === name);
+      if (own.length === 0) continue;
+      const [begin, end] = [`<!-- ${name}: begin -->`, `<!-- ${name}: end -->`];
+      const [from, to] = [page.indexOf(begin), page.indexOf(end)];
+      if (from < 0 || to < from) fail(`${path} has no markers ${begin} and ${end}`);
+      page = `${page.slice(0, from + begin.length)}\n\n${table(ladder, own)}\n${page.slice(to)}`;
+    }
+    writeFileSync(file, page);
   }
-  writeFileSync(PAGE, page);
 }
 
 function table(ladder, results) {
