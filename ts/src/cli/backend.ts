@@ -153,6 +153,11 @@ async function loadCalibration(
     usage(() => factors.presetCalibration(calibration, path));
     return;
   }
+  presetOwnCalibration({ model, factors });
+}
+
+/** Makes the calibration of an embedded model known to it; does nothing for others. */
+export function presetOwnCalibration({ model, factors }: Pick<OpenedModel, 'model' | 'factors'>): void {
   const own = embeddedCalibrations(model.config).find((each) => factors.isCalibrationOf(each));
   if (own) factors.presetCalibration(own);
 }

@@ -36,6 +36,7 @@ import { withProgress, withStatus } from './progress.js';
 import { FolderStore, type RunIdentity } from './reproduce-store.js';
 import { readInput, readInputText, type Terminal, write } from './terminal.js';
 import { packageVersion } from './version.js';
+import { startWindowThreads } from './window-threads.js';
 
 /** Windows unless asked otherwise, if the text has that many. */
 const DEFAULT_WINDOWS = 32;
@@ -114,7 +115,7 @@ async function runReproduce(options: ReproduceCommandOptions, terminal: Terminal
       );
     }
     const started = performance.now();
-    const report = await runPlan(opened, ids, setup, store, terminal);
+    const report = await runPlan(opened, ids, setup, store, options, terminal);
     const analysis = await analyze(opened, ids, setup, store, terminal);
     const { threads = 1 } = runsOn(opened.model);
     const results = assembleReproduction(setup, report, analysis, device, {
@@ -133,6 +134,7 @@ async function runPlan(
   ids: Uint32Array,
   { plan, windows, windowSize }: ReproductionSetup,
   store: FolderStore,
+  options: ReproduceCommandOptions,
   terminal: Terminal,
 ): Promise<RunReport> {
   const jobs: Job[] = [
@@ -148,15 +150,22 @@ async function runPlan(
     if (missingWindows(job, known).length > 0 && fits(job.cache, model.config)) pending.push(job.cache);
   }
   await prepareCaches({ model, factors }, pending, terminal);
-  return withProgress(terminal, 'reproducing', (onProgress) =>
-    runCaches(model instanceof WasmModel ? new KvquantSimulation(model) : model, ids, {
-      jobs,
-      windowSize,
-      store,
-      signal: terminal.signal,
-      onProgress,
-    }),
-  );
+  const threads =
+    pending.length > 0 ? startWindowThreads({ model, factors }, options, pending, windowSize) : [];
+  try {
+    return await withProgress(terminal, 'reproducing', (onProgress) =>
+      runCaches(model instanceof WasmModel ? new KvquantSimulation(model) : model, ids, {
+        jobs,
+        windowSize,
+        store,
+        evaluators: threads.length > 0 ? threads : undefined,
+        signal: terminal.signal,
+        onProgress,
+      }),
+    );
+  } finally {
+    await Promise.all(threads.map((thread) => thread.stop()));
+  }
 }
 
 /** Whether a model can have a cache; if not, the runner notes why. */

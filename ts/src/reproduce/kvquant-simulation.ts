@@ -28,7 +28,7 @@ import {
   quantizeNuqChannels,
   quantizeNuqRows,
 } from '../quant/nuq.js';
-import type { EvaluatedModel } from './runner.js';
+import type { EvaluatedModel } from './evaluator.js';
 
 /** A model of the engine that has `kvquant` caches, too. */
 export class KvquantSimulation implements EvaluatedModel {

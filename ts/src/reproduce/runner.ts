@@ -3,39 +3,14 @@
  *
  * Window by window: the f16 baseline runs once, then every cache that has no result for this window yet, and each
  * result is written at once. What a cache gives on a window depends on nothing but model, text and cache, so a run
- * that was interrupted ends with the same numbers as one that was not. Teacher forcing, as in the paper (XQuant §4.1).
+ * that was interrupted ends with the same numbers as one that was not, and windows may run side by side.
  *
  * @module
  */
 
-import { float16KeyValueBytes } from '../analysis/memory.js';
-import { storedBytes } from '../cache/stored-matrix.js';
-import type { ModelCache } from '../cache/types.js';
 import { assertPositiveInteger, ConfigError, XQuantError } from '../errors.js';
-import type { LanguageModel } from '../model/language-model.js';
 import { passSize } from '../perplexity.js';
-import { BaselineLogits, TokenScores } from '../scoring.js';
-
-/** What one window says about one cache. Losses in nats a token. */
-export interface WindowResult {
-  readonly window: number;
-  /** Mean negative log-likelihood with f16 keys and values. */
-  readonly baseline: number;
-  /** The same with the cache. */
-  readonly loss: number;
-  /** Mean over tokens of KL(baseline || cache), in nats. */
-  readonly klDivergence: number;
-  /** The largest of a token. */
-  readonly klMax: number;
-  readonly topOneAgreement: number;
-  readonly rmsProbabilityChange: number;
-  /** Counted bytes of the cache at the end of the window, without scratch. */
-  readonly storedBytes: number;
-  /** Bytes of the cross-layer accumulator. */
-  readonly scratchBytes: number;
-  /** Bytes of f16 keys and values of the same tokens. */
-  readonly float16Bytes: number;
-}
+import { type EvaluatedModel, ModelEvaluator, type WindowEvaluator, type WindowResult } from './evaluator.js';
 
 /** What is known about one cache. */
 export interface CacheResult {
@@ -65,13 +40,12 @@ export interface RunOptions {
   /** Tokens of a window. */
   readonly windowSize: number;
   readonly store: ResultStore;
+  /** Take windows from one queue. Default: the model itself. */
+  readonly evaluators?: readonly WindowEvaluator[];
   readonly signal?: AbortSignal;
   /** Told tokens run so far by this call, and how many there are in all. */
   readonly onProgress?: (done: number, total: number) => void;
 }
-
-/** What it takes of a model. */
-export type EvaluatedModel = Pick<LanguageModel, 'config' | 'createCache' | 'forward'>;
 
 /** The outcome: results in the order of the jobs, and why some have none. */
 export interface RunReport {
@@ -89,6 +63,7 @@ export interface SkippedCache {
 /**
  * Runs what is missing.
  *
+ * @param model says which caches there can be; runs them, if there are no other evaluators
  * @param tokens ids of the whole text
  * @throws {ConfigError | RangeError} if the text is too short, or a size is outside its range
  * @throws what `forward` throws; all results up to there have been written
@@ -96,7 +71,7 @@ export interface SkippedCache {
 export async function runCaches(
   model: EvaluatedModel,
   tokens: ArrayLike<number>,
-  { jobs, windowSize, store, signal, onProgress }: RunOptions,
+  { jobs, windowSize, store, evaluators, signal, onProgress }: RunOptions,
 ): Promise<RunReport> {
   assertPositiveInteger(windowSize, 'windowSize');
   for (const { windows } of jobs) assertPositiveInteger(windows, 'windows');
@@ -105,69 +80,64 @@ export async function runCaches(
     const needed = `at least ${windows * windowSize} tokens: ${windows} windows of ${windowSize}`;
     throw new ConfigError('text', `${tokens.length} tokens`, needed);
   }
+  const own = new ModelEvaluator(model);
+  const instances = [own.cache('kv')];
   const running: RunningJob[] = [];
   const skipped: SkippedCache[] = [];
   for (const job of jobs) {
     const known = new Map((await store.read(job.cache)).windows.map((each) => [each.window, each]));
     try {
-      // One cache for all windows: making one decomposes and folds weights, emptying one costs nothing.
-      const isComplete = missingWindows(job, known).length === 0;
-      running.push({ ...job, known, instance: isComplete ? undefined : model.createCache(job.cache) });
+      if (missingWindows(job, known).length > 0) instances.push(own.cache(job.cache));
+      running.push({ ...job, known });
     } catch (error) {
       if (!(error instanceof XQuantError || error instanceof RangeError)) throw error;
       skipped.push({ cache: job.cache, reason: error.message });
     }
   }
-  const pendingIn = (window: number) =>
-    running.filter((job) => window < job.windows && !job.known.has(window));
-  const baseline = model.createCache('kv');
-  const instances = running.flatMap(({ instance }) => instance ?? []);
-  const passTokens = passSize(windowSize, [baseline, ...instances], model, {});
+  const passTokens = passSize(windowSize, instances, model, {});
+  const queue = Array.from({ length: windows }, (_, window) => ({
+    window,
+    pending: running.filter((job) => window < job.windows && !job.known.has(window)),
+  })).filter(({ pending }) => pending.length > 0);
 
-  let [done, total] = [0, 0];
-  for (let window = 0; window < windows; window++) {
-    const pending = pendingIn(window).length;
-    if (pending > 0) total += (pending + 1) * windowSize;
-  }
-  const step = (count: number) => onProgress?.((done += count), total);
+  let done = 0;
+  const total = queue.reduce((sum, { pending }) => sum + (pending.length + 1) * windowSize, 0);
+  const onTokens = (count: number) => {
+    done += count;
+    onProgress?.(done, total);
+  };
+  // One file is written at a time: two windows of a cache may end together.
+  let lastWrite = Promise.resolve();
+  const save = ({ cache, known }: RunningJob) => {
+    lastWrite = lastWrite.then(() => store.write({ cache, windows: inOrder(known) }));
+    return lastWrite;
+  };
 
-  for (let window = 0; window < windows; window++) {
-    const pending = pendingIn(window);
-    if (pending.length === 0) continue;
-    const ids = Array.from({ length: windowSize }, (_, i) => tokens[window * windowSize + i]);
-    const passes: BaselineLogits[] = [];
-    const ownScores = new TokenScores();
-    for await (const { position, logits } of forwardPasses(model, baseline, ids, passTokens, signal)) {
-      const targets = ids.slice(position + 1, position + 1 + logits.rows);
-      const pass = new BaselineLogits(logits, targets, position);
-      ownScores.add(pass, logits);
-      passes.push(pass);
-      step(logits.rows);
+  const failure = new AbortController();
+  const stop = signal ? AbortSignal.any([signal, failure.signal]) : failure.signal;
+  const takeWindows = async (evaluator: WindowEvaluator) => {
+    for (let next = queue.shift(); next; next = queue.shift()) {
+      const { window, pending } = next;
+      const byCache = new Map(pending.map((job) => [job.cache, job]));
+      const ids = Array.from({ length: windowSize }, (_, i) => tokens[window * windowSize + i]);
+      const onResult = async (cache: string, result: WindowResult) => {
+        const job = byCache.get(cache) as RunningJob;
+        job.known.set(window, result);
+        await save(job);
+      };
+      const task = { window, ids, caches: [...byCache.keys()], passTokens };
+      await evaluator.evaluate(task, { onResult, onTokens, signal: stop });
     }
-    for (const job of pending) {
-      const scores = new TokenScores();
-      let index = 0;
-      const cache = job.instance as ModelCache; // it has missing windows
-      for await (const { logits } of forwardPasses(model, cache, ids, passTokens, signal)) {
-        scores.add(passes[index++], logits);
-        step(logits.rows);
-      }
-      const bytes = cache.bytes();
-      job.known.set(window, {
-        window,
-        baseline: ownScores.loss,
-        loss: scores.loss,
-        klDivergence: scores.klDivergence,
-        klMax: scores.klQuantiles.max,
-        topOneAgreement: scores.topOneAgreement,
-        rmsProbabilityChange: scores.rmsProbabilityChange,
-        storedBytes: storedBytes(bytes),
-        scratchBytes: bytes.scratch,
-        float16Bytes: float16KeyValueBytes(model.config, windowSize),
-      });
-      await store.write({ cache: job.cache, windows: inOrder(job.known) });
-    }
-  }
+  };
+  const ends = await Promise.allSettled(
+    (evaluators ?? [own]).map((evaluator) =>
+      takeWindows(evaluator).catch((error) => {
+        failure.abort(error); // the others need not go on
+        throw failure.signal.reason;
+      }),
+    ),
+  );
+  for (const end of ends) if (end.status === 'rejected') throw end.reason;
   return {
     results: running.map((job) => ({
       cache: job.cache,
@@ -179,29 +149,11 @@ export async function runCaches(
 
 interface RunningJob extends Job {
   readonly known: Map<number, WindowResult>;
-  /** Absent if nothing is missing. */
-  readonly instance: ModelCache | undefined;
 }
 
 /** Windows of a job that have no result yet. */
 export function missingWindows({ windows }: Job, known: { has(window: number): boolean }): number[] {
   return Array.from({ length: windows }, (_, window) => window).filter((window) => !known.has(window));
-}
-
-/** Runs one window through an emptied cache, pass by pass. */
-async function* forwardPasses(
-  model: EvaluatedModel,
-  cache: ModelCache,
-  ids: readonly number[],
-  passTokens: number,
-  signal?: AbortSignal,
-) {
-  cache.trim(0);
-  for (let position = 0; position < ids.length; position += passTokens) {
-    const pass = ids.slice(position, position + passTokens);
-    const logits = await model.forward(pass, cache, { logits: 'all', mode: 'teacherForced', signal });
-    yield { position, logits };
-  }
 }
 
 function inOrder(results: ReadonlyMap<number, WindowResult>): WindowResult[] {

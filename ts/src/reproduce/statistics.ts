@@ -6,8 +6,9 @@
  */
 
 import type { CacheModelShape } from '../cache/presets.js';
+import type { WindowResult } from './evaluator.js';
 import { isMultiHead } from './plans.js';
-import type { CacheResult, WindowResult } from './runner.js';
+import type { CacheResult } from './runner.js';
 
 /** A mean over windows. */
 export interface Estimate {

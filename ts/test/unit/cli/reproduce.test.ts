@@ -158,9 +158,13 @@ describe.skipIf(!isBuilt)('a run that is killed', () => {
   it('ends, once resumed, with the results of one that was not', { timeout: 240_000 }, async () => {
     await runInProcess(args('whole'));
     const kills: Record<string, number>[] = [];
-    // Killed without warning at moments spread over the run, until it gets through.
+    // Killed without warning at moments spread over the run, until it gets through: with windows side by side in two
+    // threads the first time, one after another the second, and so on.
     for (let attempt = 0; ; attempt++) {
-      const child = spawn(process.execPath, [main, ...args('killed')], { stdio: 'ignore' });
+      const threads = String(2 - (attempt % 2));
+      const child = spawn(process.execPath, [main, ...args('killed', '--threads', threads)], {
+        stdio: 'ignore',
+      });
       const ended = new Promise<number | null>((resolve) => child.on('close', (code) => resolve(code)));
       let code: number | null | 'running' = 'running';
       ended.then((value) => (code = value));

@@ -1,0 +1,40 @@
+/**
+ * What runs in a thread of window-threads.ts: a model of its own, and one window after another.
+ *
+ * @module
+ */
+
+import { readFileSync } from 'node:fs';
+import { parentPort, workerData } from 'node:worker_threads';
+import { WasmModel } from '../engine/wasm-model.js';
+import { readCalibration } from '../io/kvquant-calibration.js';
+import { loadModelFile } from '../io/load-model.js';
+import { ModelEvaluator, type WindowTask } from '../reproduce/evaluator.js';
+import { KvquantSimulation } from '../reproduce/kvquant-simulation.js';
+import { presetOwnCalibration } from './backend.js';
+import type { WindowThreadMessage, WindowThreadSetup } from './window-threads.js';
+
+const { model: name, engine, factors, calibration } = workerData as WindowThreadSetup;
+
+async function start(): Promise<ModelEvaluator> {
+  const { config, weights } = await loadModelFile(name);
+  const model = await WasmModel.load(config, weights, engine);
+  for (const each of factors) model.factors.preset(each.layer, each.matrix, each.factors);
+  if (calibration === undefined) presetOwnCalibration({ model, factors: model.factors });
+  else model.factors.presetCalibration(readCalibration(readFileSync(calibration), calibration, config));
+  return new ModelEvaluator(new KvquantSimulation(model));
+}
+
+const say = (message: WindowThreadMessage) => parentPort?.postMessage(message);
+const evaluator = start();
+parentPort?.on('message', async (task: WindowTask) => {
+  try {
+    await (await evaluator).evaluate(task, {
+      onResult: (cache, result) => say({ cache, result }),
+      onTokens: (tokens) => say({ tokens }),
+    });
+    say({ done: true });
+  } catch (error) {
+    say({ error: (error as Error).message });
+  }
+});
