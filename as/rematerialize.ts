@@ -23,7 +23,7 @@ import {
   widen,
 } from './lanes';
 import { groupBytes, unpackCodes } from './pack';
-import { blockCount, padColumns, PANEL, panelTimesRows, tileOffsets, tileScales } from './tile';
+import { blockCount, padColumns, PANEL, panelTimesRows, storeOutputs, tileOffsets, tileScales } from './tile';
 
 /** `count` bytes to i16 (wide) or bytes, `padding` zeros behind. Returns the end. */
 // @ts-ignore: decorator
@@ -487,28 +487,6 @@ export function matmulTileFloat(
   accumulate: i32,
 ): void {
   multiplyTile(weights, tile, tokens, rows, columns, block, rowStart, rowEnd, out, outStride, accumulate, false);
-}
-
-/** Writes four sums of eight outputs, or the first `valid` of them. */
-// @ts-ignore: decorator
-@inline
-function storeOutputs(out: usize, low: v128, high: v128, valid: i32, accumulate: bool): void {
-  if (valid == PANEL) {
-    if (accumulate) {
-      low = f32x4.add(v128.load(out), low);
-      high = f32x4.add(v128.load(out, 16), high);
-    }
-    v128.store(out, low);
-    v128.store(out, high, 16);
-  } else {
-    for (let j = 0; j < valid; j++) {
-      const value = f32x4.extract_lane(low, 0);
-      store<f32>(out, accumulate ? load<f32>(out) + value : value);
-      out += 4;
-      low = i32x4.shuffle(low, high, 1, 2, 3, 4);
-      high = i32x4.shuffle(high, high, 1, 2, 3, 3);
-    }
-  }
 }
 
 /**

@@ -55,7 +55,7 @@ export function tileOffsets(scales: usize, rows: i32, blocks: i32): usize {
 /** Writes four sums of eight outputs, or the first `valid` of them. */
 // @ts-ignore: decorator
 @inline
-function storeOutputs(out: usize, low: v128, high: v128, valid: i32, accumulate: bool): void {
+export function storeOutputs(out: usize, low: v128, high: v128, valid: i32, accumulate: bool): void {
   if (valid == PANEL) {
     if (accumulate) {
       low = f32x4.add(v128.load(out), low);
