@@ -113,8 +113,14 @@ class CacheOptions:
     group_size: int = 128
 
 
+QUERY = {  # option of a cache argument -> field, type
+    "form": ("form", str), "deltaSpace": ("delta_space", str), "rotation": ("rotation", str), "range": ("range", str),
+    "keyGrouping": ("key_latent_grouping", str), "baseBits": ("base_bits", int), "group": ("group_size", int),
+}
+
+
 def parse_cache(spec: str, config: Config) -> CacheOptions:
-    """NAME[:BITS][@PRESET][?form=x|latent]. Presets: paper = everything off, tuned = everything on."""
+    """NAME[:BITS][@PRESET][?option=value&...]. Presets: paper = everything off, tuned = everything on."""
     spec, _, query = spec.partition("?")
     spec, _, preset = spec.partition("@")
     name, _, bits = spec.partition(":")
@@ -126,10 +132,10 @@ def parse_cache(spec: str, config: Config) -> CacheOptions:
         else:
             space = "normalized" if name == "xquant-cl" else "x"
             options = replace(options, delta_space=space, rotation="hadamard", range="mse")
-    if query:
-        key, _, value = query.partition("=")
-        assert key == "form"
-        options = replace(options, form=value)
+    for option in filter(None, query.split("&")):
+        key, _, value = option.partition("=")
+        name, kind = QUERY[key]
+        options = replace(options, **{name: kind(value)})
     return options
 
 
