@@ -224,9 +224,6 @@ class LayerCache:
         # xquant-cl. The accumulator of these blocks is left for the next layer.
         row = rows[0]
         last_base = o.base_layers - 1
-        if self.index < last_base and o.form == "latent":
-            latents = [jitter(row.double() @ down.double().T) for down in (p.down_k, p.down_v)]
-            return [hat(latents[0], o.base_bits, o.key_latent_grouping), hat(latents[1], o.base_bits, "perToken")]
         if self.index <= last_base:
             accumulator = hat(row, o.base_bits, "perToken")
         else:
@@ -261,11 +258,17 @@ class LayerCache:
 
 
 def create_cache(spec: str, config: Config, layers: list[Layer]) -> list[LayerCache]:
+    """The caches of all layers. Below the base layer, xquant-cl of latents stores what xquant does (paper section 3.3.1)."""
     options, shared = parse_cache(spec, config), {}
-    for layer in layers:  # folding and SVD once per layer and set of options
-        if options not in layer.projections:
-            layer.projections[options] = Projection(layer, options)
-    return [LayerCache(i, options, layer, shared) for i, layer in enumerate(layers)]
+    plain = replace(options, name="xquant", bits=options.base_bits, delta_space="x")
+    caches = []
+    for i, layer in enumerate(layers):
+        is_plain = options.name == "xquant-cl" and options.form == "latent" and i < options.base_layers - 1
+        own = plain if is_plain else options
+        if own not in layer.projections:  # folding and SVD once per layer and set of options
+            layer.projections[own] = Projection(layer, own)
+        caches.append(LayerCache(i, own, layer, shared))
+    return caches
 
 
 # --- The forward pass ----------------------------------------------------------------------------------------
