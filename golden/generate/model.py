@@ -154,17 +154,21 @@ class Projection:
         if options.delta_space == "normalized":
             w_k, w_v = w_k * layer.attention_norm, w_v * layer.attention_norm
         rotated = options.rotation == "hadamard"
-        # Rows that are stored in full width are rotated themselves; latent factors are rotated inside the latent.
+        # Rows that are stored in full width are rotated themselves; latent factors are rotated inside the latent. Their
+        # signs are fixed before any rotation.
         self.full_width_rows = options.name == "xquant-cl" or options.form == "x"
         self.rotate_rows = rotated and self.full_width_rows
+        if options.form == "latent" and options.name == "xquant-cl":
+            down, _ = self.factor(torch.cat((w_k, w_v)), rotated)
+            self.down_kv = (R.rotate_inputs(down) if rotated else down).float()
+        elif options.form == "latent":
+            for name, w in (("k", w_k), ("v", w_v)):
+                down, up = self.factor(w, rotated)
+                setattr(self, f"down_{name}", down.float())
+                setattr(self, f"up_{name}", up.float())
         if self.rotate_rows:
             w_k, w_v = R.rotate_inputs(w_k), R.rotate_inputs(w_v)
         self.w_k, self.w_v = w_k.float(), w_v.float()
-        if options.form == "latent":
-            self.down_k, self.up_k = self.factor(w_k, rotated)
-            self.down_v, self.up_v = self.factor(w_v, rotated)
-            if options.name == "xquant-cl":
-                self.down_kv, _ = self.factor(torch.cat((w_k, w_v)), rotated)
 
     @staticmethod
     def factor(weight: Tensor, rotated: bool) -> tuple[Tensor, Tensor]:
@@ -173,7 +177,7 @@ class Projection:
         down, up = u.T, (s[:, None] * vt).T
         if rotated:  # latent' = latent H on the way in, and H again on the way out
             down, up = R.hadamard(down.T.contiguous()).T, R.hadamard(up)
-        return down.contiguous().float(), up.contiguous().float()
+        return down.contiguous(), up.contiguous()
 
 
 class LayerCache:
