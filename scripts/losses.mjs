@@ -30,16 +30,21 @@ const WINDOW = 2048;
 /** Caches that share one pass of the f16 baseline. */
 const BATCH = 6;
 
+/** Losses by window that independent code measured on a GPU, on the same weights and text. */
+const INDEPENDENT = JSON.parse(
+  readFileSync(new URL('../golden/losses.json', import.meta.url), 'utf8'),
+).losses;
+
 /**
- * Per model: caches by what they are, and the perplexity that each costs in the PyTorch simulation (32 windows,
- * f16 weights; rows marked 96: 96 windows).
+ * Per model: caches by what they are. A number is the perplexity that a cache costs in an earlier simulation in
+ * PyTorch (32 windows, f16 weights), of those that golden/losses.json does not have.
  */
 const LADDERS = {
   'books-mha': [
-    { title: 'KIVI*', caches: { 'kivi:4': 0.067, 'kivi:3': 0.386, 'kivi:2': 2.02 } },
+    { title: 'KIVI*', caches: { 'kivi:4': null, 'kivi:3': null, 'kivi:2': null } },
     {
       title: 'XQuant, per token (paper)',
-      caches: { 'xquant:4@paper': 0.261, 'xquant:3@paper': 1.6, 'xquant:2@paper': 37.4 },
+      caches: { 'xquant:4@paper': null, 'xquant:3@paper': null, 'xquant:2@paper': null },
     },
     {
       title: 'XQuant, per channel',
@@ -52,17 +57,17 @@ const LADDERS = {
     {
       title: 'XQuant, rotated',
       caches: {
-        'xquant:4@paper?rotation=hadamard': 0.116,
-        'xquant:3@paper?rotation=hadamard': 0.533,
-        'xquant:2@paper?rotation=hadamard': 4.19,
+        'xquant:4@paper?rotation=hadamard': null,
+        'xquant:3@paper?rotation=hadamard': null,
+        'xquant:2@paper?rotation=hadamard': null,
       },
     },
     {
       title: 'XQuant, latents of Wk and Wv',
       caches: {
-        'xquant:4@paper?form=latent': 0.083,
-        'xquant:3@paper?form=latent': 0.488,
-        'xquant:2@paper?form=latent': 3.25,
+        'xquant:4@paper?form=latent': null,
+        'xquant:3@paper?form=latent': null,
+        'xquant:2@paper?form=latent': null,
       },
     },
     {
@@ -75,14 +80,14 @@ const LADDERS = {
     },
     {
       title: 'XQuant-CL (paper)',
-      caches: { 'xquant-cl:4@paper': 0.011, 'xquant-cl:3@paper': 0.095, 'xquant-cl:2@paper': 0.842 },
+      caches: { 'xquant-cl:4@paper': null, 'xquant-cl:3@paper': null, 'xquant-cl:2@paper': null },
     },
     {
       title: 'XQuant-CL, differences before the gain',
       caches: {
-        'xquant-cl:4@paper?deltaSpace=normalized': 0.03,
-        'xquant-cl:3@paper?deltaSpace=normalized': 0.075,
-        'xquant-cl:2@paper?deltaSpace=normalized': 0.348,
+        'xquant-cl:4@paper?deltaSpace=normalized': null,
+        'xquant-cl:3@paper?deltaSpace=normalized': null,
+        'xquant-cl:2@paper?deltaSpace=normalized': null,
       },
     },
     {
@@ -96,27 +101,52 @@ const LADDERS = {
     {
       title: 'towards tuned, step by step',
       caches: {
-        'xquant-cl:2@paper?deltaSpace=normalized&rotation=hadamard': 0.332,
-        'xquant-cl:2@paper?deltaSpace=normalized&range=mse': 0.148,
-        'xquant-cl:2@tuned': 0.089,
+        'xquant-cl:2@paper?deltaSpace=normalized&rotation=hadamard': null,
+        'xquant-cl:2@paper?deltaSpace=normalized&range=mse': null,
+        'xquant-cl:2@tuned': null,
       },
     },
     {
-      title: 'tuned (96 windows)',
+      title: 'tuned',
       caches: {
-        'xquant:4@tuned': 0.098,
-        'xquant-cl:3@tuned': 0.01,
-        'xquant-cl:2@tuned?baseBits=2': 0.083,
-        'xquant-cl:2@tuned?group=256': 0.107,
-        'xquant-cl:1@tuned': 0.596,
+        'xquant:4@tuned': null,
+        'xquant-cl:3@tuned': null,
+        'xquant-cl:2@tuned?baseBits=2': null,
+        'xquant-cl:2@tuned?group=256': null,
+        'xquant-cl:1@tuned': null,
       },
     },
   ],
   'books-gqa': [
-    { title: 'KIVI*', caches: { 'kivi:4': null, 'kivi:2': null } },
-    { title: 'XQuant, latents (paper)', caches: { 'xquant:4@paper': null, 'xquant:2@paper': null } },
-    { title: 'XQuant-CL, latents (paper)', caches: { 'xquant-cl:2@paper': null } },
-    { title: 'tuned', caches: { 'xquant:4@tuned': null, 'xquant:2@tuned': null, 'xquant-cl:2@tuned': null } },
+    { title: 'KIVI*', caches: { 'kivi:4': null, 'kivi:3': null, 'kivi:2': null } },
+    {
+      title: 'XQuant, latents (paper)',
+      caches: { 'xquant:4@paper': null, 'xquant:3@paper': null, 'xquant:2@paper': null },
+    },
+    {
+      title: 'XQuant-CL, latents (paper)',
+      caches: { 'xquant-cl:4@paper': null, 'xquant-cl:3@paper': null, 'xquant-cl:2@paper': null },
+    },
+    {
+      title: 'towards tuned, step by step',
+      caches: {
+        'xquant-cl:2@paper?deltaSpace=normalized': null,
+        'xquant-cl:2@paper?deltaSpace=normalized&range=mse': null,
+        'xquant-cl:2@tuned': null,
+      },
+    },
+    {
+      title: 'tuned',
+      caches: {
+        'xquant:4@tuned': null,
+        'xquant:2@tuned': null,
+        'xquant-cl:3@tuned': null,
+        'xquant-cl:2@tuned?baseBits=2': null,
+        'xquant-cl:2@tuned?group=256': null,
+        'xquant-cl:1@tuned': null,
+        'xquant-cl:2@tuned?form=x': null,
+      },
+    },
   ],
 };
 
@@ -198,54 +228,76 @@ function write(resultFiles) {
   for (const [backend, path] of Object.entries(PAGES)) {
     const file = new URL(path, import.meta.url);
     let page = readFileSync(file, 'utf8');
-    for (const [name, ladder] of Object.entries(LADDERS)) {
+    for (const name of Object.keys(LADDERS)) {
       const own = results.filter((each) => each.backend === backend && each.model === name);
       if (own.length === 0) continue;
       const [begin, end] = [`<!-- ${name}: begin -->`, `<!-- ${name}: end -->`];
       const [from, to] = [page.indexOf(begin), page.indexOf(end)];
       if (from < 0 || to < from) fail(`${path} has no markers ${begin} and ${end}`);
-      page = `${page.slice(0, from + begin.length)}\n\n${table(ladder, own)}\n${page.slice(to)}`;
+      page = `${page.slice(0, from + begin.length)}\n\n${table(name, own)}\n${page.slice(to)}`;
     }
     writeFileSync(file, page);
   }
 }
 
-function table(ladder, results) {
-  const caches = ladder.flatMap((row) => Object.entries(row.caches));
-  const windows = Math.min(...caches.map(([cache]) => results.filter((each) => each.cache === cache).length));
-  if (windows === 0) fail('not every cache has been measured');
-  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const perplexity = (values) => Math.exp(mean(values));
+function table(name, results) {
+  const ladder = LADDERS[name];
+  const caches = ladder.flatMap((row) => Object.keys(row.caches));
+  const windows = Math.min(...caches.map((cache) => results.filter((each) => each.cache === cache).length));
+  if (windows === 0) fail(`not every cache of ${name} has been measured`);
   const rowsOf = (cache) =>
     results
       .filter((each) => each.cache === cache && each.window < windows)
       .sort((a, b) => a.window - b.window);
+  const exact = INDEPENDENT[name].kv.slice(0, windows);
 
-  const baseline = perplexity(rowsOf(caches[0][0]).map(({ baselineLoss }) => baselineLoss));
-  const independent = caches.some(([, expected]) => expected !== null);
-  const head = ['', 'cache', 'smaller', 'perplexity lost', ...(independent ? ['PyTorch', 'ratio'] : [])];
+  const baseline = Math.exp(mean(rowsOf(caches[0]).map(({ baselineLoss }) => baselineLoss)));
+  const head = ['', 'cache', 'smaller', 'perplexity lost', 'PyTorch', 'ratio', 'difference, nats a token'];
   const lines = ladder.flatMap(({ title, caches: own }) =>
-    Object.entries(own).map(([cache, expected], index) => {
+    Object.entries(own).map(([cache, earlier], index) => {
       const rows = rowsOf(cache);
-      const lost = perplexity(rows.map(({ loss }) => loss)) - baseline;
-      // Paired by window; a small difference of logarithms times the perplexity is one of perplexities.
-      const differences = rows.map(({ loss, baselineLoss }) => loss - baselineLoss);
-      const squares = differences.map((each) => (each - mean(differences)) ** 2);
-      const error = (baseline + lost) * Math.sqrt(mean(squares) / (windows - 1));
+      const losses = rows.map(({ loss }) => loss);
+      const lost = Math.exp(mean(losses)) - baseline;
+      const paired = estimate(rows.map(({ loss, baselineLoss }) => loss - baselineLoss));
+      const independent = INDEPENDENT[name][cache]?.slice(0, windows);
+      const expected = independent ? Math.exp(mean(independent)) - Math.exp(mean(exact)) : earlier;
+      const apart = independent && estimate(losses.map((loss, i) => loss - independent[i]));
       return [
         index === 0 ? title : '',
         `\`${cache}\``,
         `${rows[0].compression.toFixed(1)}x`,
-        `${lost < 0 ? '' : '+'}${lost.toFixed(3)}${windows > 1 ? ` ± ${error.toFixed(3)}` : ''}`,
-        ...(independent ? [`+${expected}`, (lost / expected).toFixed(2)] : []),
+        // A small difference of logarithms times the perplexity is one of perplexities.
+        `${signed(lost, 3)} ± ${((baseline + lost) * paired.error).toFixed(3)}`,
+        `${signed(expected, 3)}${independent ? '' : ' \\*'}`,
+        (lost / expected).toFixed(2),
+        apart ? `${signed(apart.mean, 4)} ± ${apart.error.toFixed(4)}` : '',
       ];
     }),
   );
   const line = (cells) => `| ${cells.join(' | ')} |\n`;
+  const note = lines.some((cells) => cells[4].endsWith('*'))
+    ? '\n\\* an earlier simulation: 32 windows, weights in f16\n'
+    : '';
   return (
-    `${windows} windows of ${WINDOW} tokens; f16 KV cache: perplexity ${baseline.toFixed(3)}.\n\n` +
-    `${line(head)}${line(head.map(() => '---'))}${lines.map(line).join('')}`
+    `${windows} windows of ${WINDOW} tokens; f16 KV cache: perplexity ${baseline.toFixed(3)}, in PyTorch ` +
+    `${Math.exp(mean(exact)).toFixed(3)}.\n\n` +
+    `${line(head)}${line(head.map(() => '---'))}${lines.map(line).join('')}${note}`
   );
+}
+
+function mean(values) {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** Mean and its standard error. */
+function estimate(values) {
+  const center = mean(values);
+  const squares = values.map((each) => (each - center) ** 2);
+  return { mean: center, error: Math.sqrt(mean(squares) / (values.length - 1)) };
+}
+
+function signed(value, digits) {
+  return `${value < 0 ? '' : '+'}${value.toFixed(digits)}`;
 }
 
 function fail(message) {

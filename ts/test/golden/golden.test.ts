@@ -59,6 +59,22 @@ describe('the folder of golden vectors', () => {
   });
 });
 
+describe('losses by window', () => {
+  it('begin with the perplexity cases', () => {
+    const { losses } = JSON.parse(readFileSync(`${golden}losses.json`, 'utf8'));
+    const perplexities = manifest.cases.filter(({ operation }) => operation === 'perplexity');
+    let compared = 0;
+    for (const { file, options } of perplexities) {
+      const own = losses[String(options.model).replace('.gguf', '')][String(options.cache)];
+      if (!own) continue;
+      const expected = numbersOf(read(file).tensors.get('window_nll') as Tensor);
+      for (const [w, nll] of expected.entries()) expect(own[w], file).toBeCloseTo(nll, 6);
+      compared++;
+    }
+    expect(compared).toBeGreaterThan(10);
+  });
+});
+
 describe('a folder that is not what its manifest says', () => {
   const files: Record<string, Uint8Array> = { 'a.safetensors': Uint8Array.of(1, 2, 3) };
   const folder = {
