@@ -21,8 +21,9 @@ included. The books are ten public-domain books that the embedded models have no
 joined as usual.
 
 A loss below zero is possible: quantization is a perturbation, and on some texts a small one predicts better. Rounding
-alone, a unit in the last place of every kept number, moves the loss of one window by up to 0.007 nats at 2 bits
+alone, a unit in the last place of every kept number, moves the loss of one window by up to 0.02 nats at 2 bits
 (the tolerances in \`golden/manifest.json\` are eight times that), because codes next to a tie fall to the other side.
+[The engine](engine.md#what-is-rounded-otherwise) has most of these caches beside what independent code loses on the same windows.
 `;
 
 const folders = process.argv.slice(2);
