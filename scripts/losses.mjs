@@ -23,6 +23,8 @@ import {
   Tokenizer,
   WasmModel,
 } from '../dist/index.js';
+import { estimate } from '../dist/reproduce/statistics.js';
+import { formatEstimate } from '../dist/reproduce/tables.js';
 
 /** Where the tables of a backend stand. */
 const PAGES = { reference: '../docs/reference.md', wasm: '../docs/engine.md' };
@@ -150,6 +152,8 @@ const LADDERS = {
   ],
 };
 
+const mean = (values) => estimate(values).mean;
+
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -267,10 +271,10 @@ function table(name, results) {
         `\`${cache}\``,
         `${rows[0].compression.toFixed(1)}x`,
         // A small difference of logarithms times the perplexity is one of perplexities.
-        `${signed(lost, 3)} ± ${((baseline + lost) * paired.error).toFixed(3)}`,
+        `${signed(lost, 3)} ± ${((baseline + lost) * paired.stdErr).toFixed(3)}`,
         `${signed(expected, 3)}${independent ? '' : ' \\*'}`,
         (lost / expected).toFixed(2),
-        apart ? `${signed(apart.mean, 4)} ± ${apart.error.toFixed(4)}` : '',
+        apart ? formatEstimate(apart, 4) : '',
       ];
     }),
   );
@@ -283,17 +287,6 @@ function table(name, results) {
     `${Math.exp(mean(exact)).toFixed(3)}.\n\n` +
     `${line(head)}${line(head.map(() => '---'))}${lines.map(line).join('')}${note}`
   );
-}
-
-function mean(values) {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-/** Mean and its standard error. */
-function estimate(values) {
-  const center = mean(values);
-  const squares = values.map((each) => (each - center) ** 2);
-  return { mean: center, error: Math.sqrt(mean(squares) / (values.length - 1)) };
 }
 
 function signed(value, digits) {

@@ -117,13 +117,14 @@ export async function createCache(
 /**
  * Computes the factors that caches need, and loads the calibrations of KVQuant.
  *
+ * @returns the names of the factors; several caches may need the same
  * @throws {UsageError} if a cache does not fit the model
  */
 export async function prepareCaches(
   opened: Pick<OpenedModel, 'model' | 'factors'>,
   caches: readonly (CacheRequest | string)[],
   terminal: Terminal,
-): Promise<void> {
+): Promise<FactorName[]> {
   const { config } = opened.model;
   const calibrations = new Set<string>();
   const names = caches.flatMap((cache) => {
@@ -139,6 +140,7 @@ export async function prepareCaches(
     const advice = '"xquant svd" keeps the factors in a file, and --svd takes them from there';
     await write(terminal.stderr, `factoring took ${seconds.toFixed(0)} s: ${advice}\n`);
   }
+  return names;
 }
 
 /** Makes a calibration known to the model; an embedded model finds its own. */

@@ -149,16 +149,16 @@ async function runPlan(
     const known = new Set((await store.read(job.cache)).windows.map(({ window }) => window));
     if (missingWindows(job, known).length > 0 && fits(job.cache, model.config)) pending.push(job.cache);
   }
-  await prepareCaches({ model, factors }, pending, terminal);
+  const names = await prepareCaches({ model, factors }, pending, terminal);
   const threads =
-    pending.length > 0 ? startWindowThreads({ model, factors }, options, pending, windowSize) : [];
+    pending.length > 0 ? startWindowThreads({ model, factors }, options, names, windowSize) : [];
   try {
     return await withProgress(terminal, 'reproducing', (onProgress) =>
       runCaches(model instanceof WasmModel ? new KvquantSimulation(model) : model, ids, {
         jobs,
         windowSize,
         store,
-        evaluators: threads.length > 0 ? threads : undefined,
+        evaluators: threads,
         signal: terminal.signal,
         onProgress,
       }),

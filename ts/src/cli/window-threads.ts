@@ -7,11 +7,10 @@
 
 import { existsSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
-import { resolveCacheOptions } from '../cache/presets.js';
 import { WasmModel, type WasmModelOptions } from '../engine/wasm-model.js';
 import { KernelError } from '../errors.js';
 import { EMBEDDED_MODELS } from '../io/load-model.js';
-import { factorsOfCache, type NamedFactors } from '../io/svd-factors.js';
+import type { FactorName, NamedFactors } from '../io/svd-factors.js';
 import type { WindowEvaluator, WindowListener, WindowResult, WindowTask } from '../reproduce/evaluator.js';
 import type { OpenedModel } from './backend.js';
 import type { ModelOptions } from './options.js';
@@ -38,13 +37,13 @@ export type WindowThreadMessage =
 /**
  * Starts a thread for each core that the model would use.
  *
- * @param caches whose factors, already computed, the threads get
+ * @param names of the factors that the caches need, already computed
  * @returns nothing if the model runs on the reference, comes from the network, or copies of it would take too much memory
  */
 export function startWindowThreads(
   { model, factors }: Pick<OpenedModel, 'model' | 'factors'>,
   options: ModelOptions & { readonly calibration?: string },
-  caches: readonly string[],
+  names: readonly FactorName[],
   windowSize: number,
 ): WindowThread[] {
   if (!(model instanceof WasmModel) || model.threads === 1) return [];
@@ -54,20 +53,11 @@ export function startWindowThreads(
   // Weights, and the probabilities of the baseline that caches are compared with.
   const bytes = model.memoryUse.weights + windowSize * model.config.vocabSize * 8;
   if (bytes * model.threads > MEMORY_BUDGET_BYTES) return [];
-  const { numHiddenLayers } = model.config;
-  const names = new Map(
-    caches
-      .flatMap((cache) => factorsOfCache(resolveCacheOptions(cache, model.config), numHiddenLayers))
-      .map((name) => [`${name.layer} ${name.matrix}`, name]),
-  );
   const { kernel, keyWeights, memoryLimit } = options;
   const setup: WindowThreadSetup = {
     model: options.model,
     engine: { threads: 1, kernel, keyWeights, memoryLimit },
-    factors: [...names.values()].map((name) => ({
-      ...name,
-      factors: factors.factors(name.layer, name.matrix),
-    })),
+    factors: names.map((name) => ({ ...name, factors: factors.factors(name.layer, name.matrix) })),
     calibration: options.calibration,
   };
   return Array.from({ length: model.threads }, () => new WindowThread(setup));

@@ -40,7 +40,7 @@ export interface RunOptions {
   /** Tokens of a window. */
   readonly windowSize: number;
   readonly store: ResultStore;
-  /** Take windows from one queue. Default: the model itself. */
+  /** Take windows from one queue. None: the model itself. */
   readonly evaluators?: readonly WindowEvaluator[];
   readonly signal?: AbortSignal;
   /** Told tokens run so far by this call, and how many there are in all. */
@@ -71,7 +71,7 @@ export interface SkippedCache {
 export async function runCaches(
   model: EvaluatedModel,
   tokens: ArrayLike<number>,
-  { jobs, windowSize, store, evaluators, signal, onProgress }: RunOptions,
+  { jobs, windowSize, store, evaluators = [], signal, onProgress }: RunOptions,
 ): Promise<RunReport> {
   assertPositiveInteger(windowSize, 'windowSize');
   for (const { windows } of jobs) assertPositiveInteger(windows, 'windows');
@@ -130,7 +130,7 @@ export async function runCaches(
     }
   };
   const ends = await Promise.allSettled(
-    (evaluators ?? [own]).map((evaluator) =>
+    (evaluators.length > 0 ? evaluators : [own]).map((evaluator) =>
       takeWindows(evaluator).catch((error) => {
         failure.abort(error); // the others need not go on
         throw failure.signal.reason;

@@ -177,22 +177,9 @@ function ropeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
   const x = inputs.matrix('x');
   const { layout, headDim, frequencies } = ropeOptions(inputs);
   const at = bench.put(x.data);
-  const [cos, sin] = putTables(bench, frequencies, inputs.number('firstPosition', 0), x.rows);
+  const { cos, sin } = bench.putRopeTables(frequencies, inputs.number('firstPosition', 0), x.rows);
   bench.kernels.rope(at, x.rows, x.columns / headDim, headDim, cos, sin, ROPE_CODES[layout]);
   return { rotated: tensorOf(bench.readFloats(at, x.data.length), [x.rows, x.columns]) };
-}
-
-/** Cosines and sines of positions [first, first + tokens). */
-function putTables(
-  bench: Bench,
-  frequencies: Iterable<number>,
-  first: number,
-  tokens: number,
-): [cos: number, sin: number] {
-  const angles = Array.from({ length: tokens }, (_, t) =>
-    [...frequencies].map((f) => (first + t) * f),
-  ).flat();
-  return [bench.put(Float32Array.from(angles, Math.cos)), bench.put(Float32Array.from(angles, Math.sin))];
 }
 
 /** Stored rows and the matrix that reads them, for keys or values. */
@@ -258,7 +245,8 @@ function attendOutputs(bench: Bench, inputs: CaseInputs): Outputs {
   const position = inputs.number('position');
   const code = ROPE_CODES[layout];
   const query = bench.put(inputs.matrixOf('query', heads, headDim).data);
-  kernels.rope(query, 1, heads, headDim, ...putTables(bench, frequencies, position, 1), code);
+  const own = bench.putRopeTables(frequencies, position, 1);
+  kernels.rope(query, 1, heads, headDim, own.cos, own.sin, code);
   const [maxima, sums] = [0, 1].map(() => bench.reserve(heads * 4));
   const acc = bench.reserve(heads * headDim * 4);
   kernels.attendBegin(maxima, sums, acc, heads, headDim);
@@ -266,7 +254,7 @@ function attendOutputs(bench: Bench, inputs: CaseInputs): Outputs {
     const tokens = Math.min(BLOCK, keys.rows - first);
     const rows = ({ data }: Matrix) => bench.put(data.slice(first * kvDim, (first + tokens) * kvDim));
     const turned = bench.reserve(kvDim * Math.ceil(tokens / 8) * 8 * 4);
-    const [cos, sin] = putTables(bench, frequencies, first, tokens);
+    const { cos, sin } = bench.putRopeTables(frequencies, first, tokens);
     kernels.finishKeys(rows(keys), tokens, kvHeads, headDim, 0, 0, 0, cos, sin, code, turned, 0, kvHeads);
     kernels.attendBlock(
       query,

@@ -7,26 +7,9 @@ import { normalizeHeads } from '../../../../src/model/rms-norm.js';
 import { applyRope, ropeFrequencies } from '../../../../src/model/rope.js';
 import { matrix } from '../../../../src/numerics/matrix.js';
 import { gaussian } from './arbitraries.js';
-import { type Bench, expectSameBits, expectWithin, forEachBuild } from './builds.js';
+import { expectSameBits, expectWithin, forEachBuild } from './builds.js';
 
 const EPSILON = 2 ** -24;
-
-/** RoPE tables of positions [first, first + tokens). */
-function putTables(
-  bench: Bench,
-  first: number,
-  tokens: number,
-  headDim: number,
-): { cos: number; sin: number } {
-  const frequencies = ropeFrequencies({ headDim, ropeTheta: 10000 });
-  const angles = Array.from({ length: tokens }, (_, t) =>
-    [...frequencies].map((f) => (first + t) * f),
-  ).flat();
-  return {
-    cos: bench.put(Float32Array.from(angles, Math.cos)),
-    sin: bench.put(Float32Array.from(angles, Math.sin)),
-  };
-}
 
 const shape = fc.record({
   kvHeads: fc.integer({ min: 1, max: 3 }),
@@ -53,7 +36,11 @@ forEachBuild((open) => {
           const bias = gaussian(kvDim, seed + 1);
           const gain = gaussian(headDim, seed + 2);
           const padded = Math.ceil(tokens / 8) * 8;
-          const { cos, sin } = putTables(bench, first, tokens, headDim);
+          const { cos, sin } = bench.putRopeTables(
+            ropeFrequencies({ headDim, ropeTheta: 10000 }),
+            first,
+            tokens,
+          );
           const target = bench.reserve(kvDim * padded * 4);
           bench.kernels.finishKeys(
             bench.put(keys),
@@ -287,7 +274,11 @@ forEachBuild((open) => {
           const padded = Math.ceil(tokens / 8) * 8;
           const firstQuery = firstKey + Math.max(0, tokens - behind);
           const q = bench.put(gaussian(queries * heads * headDim, seed));
-          const { cos, sin } = putTables(bench, firstKey, tokens, headDim);
+          const { cos, sin } = bench.putRopeTables(
+            ropeFrequencies({ headDim, ropeTheta: 10000 }),
+            firstKey,
+            tokens,
+          );
           const [keys, values] = [1, 2].map((step) => {
             const half = bench.reserve(count * 2);
             expect(

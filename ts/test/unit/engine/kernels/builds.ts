@@ -92,6 +92,17 @@ export class Bench {
   readInts(at: number, count: number): Int32Array {
     return new Int32Array(this.readBytes(at, count * 4).slice().buffer);
   }
+
+  /** Puts RoPE tables of positions [first, first + tokens): cosines and sines, [tokens, headDim / 2] each. */
+  putRopeTables(frequencies: Iterable<number>, first: number, tokens: number): { cos: number; sin: number } {
+    const angles = Array.from({ length: tokens }, (_, t) =>
+      Array.from(frequencies, (f) => (first + t) * f),
+    ).flat();
+    return {
+      cos: this.put(Float32Array.from(angles, Math.cos)),
+      sin: this.put(Float32Array.from(angles, Math.sin)),
+    };
+  }
 }
 
 /** Instantiates one build. */

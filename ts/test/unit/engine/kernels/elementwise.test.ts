@@ -52,11 +52,8 @@ forEachBuild((open) => {
           const bench = open();
           const x = fill(tokens * heads * headDim, content);
           const frequencies = ropeFrequencies({ headDim, ropeTheta: 10000 });
-          const angles = Array.from({ length: tokens }, (_, t) =>
-            [...frequencies].map((f) => (first + t) * f),
-          ).flat();
           const at = bench.put(x);
-          const [cos, sin] = [Math.cos, Math.sin].map((f) => bench.put(Float32Array.from(angles, f)));
+          const { cos, sin } = bench.putRopeTables(frequencies, first, tokens);
           bench.kernels.rope(at, tokens, heads, headDim, cos, sin, ROPE_CODES[layout]);
           const expected = applyRope(matrix(tokens, heads * headDim, x), first, frequencies, layout).data;
           const half = headDim / 2;
