@@ -82,15 +82,18 @@ export class WindowThread implements WindowEvaluator {
   evaluate(task: WindowTask, { onResult, onTokens, signal }: WindowListener): Promise<void> {
     const worker = this.#worker;
     return new Promise<void>((resolve, reject) => {
-      const writes: (void | Promise<void>)[] = [];
+      let writes = Promise.resolve();
+      const fail = (error: unknown) => end(() => reject(error));
       const onMessage = (message: WindowThreadMessage) => {
         if ('tokens' in message) onTokens(message.tokens);
-        else if ('error' in message) end(() => reject(new KernelError('reproduce', message.error)));
-        else if ('result' in message) writes.push(onResult(message.cache, message.result));
-        else end(() => Promise.all(writes).then(() => resolve(), reject));
+        else if ('error' in message) fail(new KernelError('reproduce', message.error));
+        else if ('result' in message) {
+          writes = writes.then(() => onResult(message.cache, message.result));
+          writes.catch(fail); // at once: the thread need not go on with what cannot be kept
+        } else writes.then(() => end(resolve), fail);
       };
-      const onExit = () => end(() => reject(new KernelError('reproduce', `a thread died: ${this.#ended}`)));
-      const onAbort = () => end(() => reject(signal?.reason));
+      const onExit = () => fail(new KernelError('reproduce', `a thread died: ${this.#ended}`));
+      const onAbort = () => fail(signal?.reason);
       const end = (settle: () => void) => {
         worker.off('message', onMessage);
         worker.off('exit', onExit);

@@ -187,3 +187,14 @@ describe.skipIf(!isBuilt)('a run that is killed', () => {
     expect(results('killed')).toEqual(results('whole'));
   });
 });
+
+describe.skipIf(!isBuilt)('a window in a thread', () => {
+  it('ends with the error of a result that cannot be kept', async () => {
+    const { WindowThread } = await import(new URL('window-threads.js', `file://${main}`).href);
+    const thread = new WindowThread({ model, engine: { threads: 1 }, factors: [] });
+    const task = { window: 0, ids: Array(128).fill(1), caches: ['kivi:4', 'kivi:2'], passTokens: 128 };
+    const listener = { onResult: () => Promise.reject(new Error('the disk is full')), onTokens() {} };
+    await expect(thread.evaluate(task, listener)).rejects.toThrow('the disk is full');
+    await thread.stop();
+  });
+});
