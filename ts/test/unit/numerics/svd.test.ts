@@ -47,6 +47,44 @@ describe('thinSvd', () => {
     },
   );
 
+  test.prop([
+    fc.integer({ min: 2, max: 24 }),
+    fc.integer({ min: 2, max: 24 }),
+    fc.nat(),
+    fc.double({ min: 0, max: 9, noNaN: true }),
+  ])(
+    'condition numbers up to 10^9 leave U orthonormal and the product right',
+    (rows, columns, seed, decades) => {
+      const { u, s: spread, vT } = thinSvd(gaussianMatrix(rows, columns, seed));
+      const rank = spread.length;
+      const wanted = Float64Array.from(spread, (_, k) => 10 ** (-decades * (k / (rank - 1))));
+      const scaled = matrix(
+        rows,
+        rank,
+        u.data.map((value, i) => value * wanted[i % rank]),
+      );
+      const w = linear(scaled, transpose(vT));
+
+      const factors = thinSvd(w);
+      const gram = linear(transpose(factors.u), transpose(factors.u));
+      gram.data.forEach((value, i) => {
+        const expected = Math.floor(i / rank) === i % rank ? 1 : 0;
+        expect(Math.abs(value - expected)).toBeLessThanOrEqual(6 * 2 ** -24);
+      });
+      const product = linear(
+        matrix(
+          rows,
+          rank,
+          factors.u.data.map((value, i) => value * factors.s[i % rank]),
+        ),
+        transpose(factors.vT),
+      );
+      product.data.forEach((value, i) => {
+        expect(Math.abs(value - w.data[i])).toBeLessThanOrEqual(4 * rank * 2 ** -24);
+      });
+    },
+  );
+
   it('names a value that is not finite', () => {
     const w = matrix(2, 2, Float32Array.of(1, 2, Number.NaN, 4));
     expect(() => thinSvd(w)).toThrow(NumericError);
