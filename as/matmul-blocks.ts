@@ -1,5 +1,6 @@
 /**
- * Products with the block formats of GGUF: Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K.
+ * Products with the block formats of GGUF: Q8_0, Q4_0, Q4_1, Q5_1, Q2_K, Q4_K, Q5_K, Q6_K. Other formats are
+ * rewritten as one of these (quant/weight-types.ts); IQ4_XS becomes panels of Q6_K here.
  *
  * At load the rows are repacked, without loss, into panels of eight outputs, so that lanes are outputs
  * (tile.ts). A panel is one run of blocks, each of 32 columns with its parameters behind its codes, so that a
@@ -9,12 +10,15 @@
  *     Q8_0    i8 code [16, 8, 2]            f16 scale [8]
  *     Q4_0    u4 code [8 chunks, 8, 2]      f16 scale [8]
  *     Q4_1    u4 code [8 chunks, 8, 2]      f16 scale [8], f16 min [8]
+ *     Q5_1    i8 code [16, 8, 2]            f16 scale [8], f16 min [8]
+ *     Q2_K    u4 code [8 chunks, 8, 2]      u8 scale [2, 8], u8 min [2, 8]      head: f16 d [8], f16 dmin [8]
  *     Q4_K    u4 code [8 chunks, 8, 2]      u8 scale [8], u8 min [8]      head: f16 d [8], f16 dmin [8]
  *     Q5_K    i8 code [16, 8, 2]            u8 scale [8], u8 min [8]      head: f16 d [8], f16 dmin [8]
  *     Q6_K    i8 code [16, 8, 2]            i8 scale [2, 8]               head: f16 d [8]
  *
  * A chunk of sixteen bytes of 4-bit codes holds pair c of the block's sixteen pairs in its low nibbles and
- * pair c + 8 in its high nibbles.
+ * pair c + 8 in its high nibbles. So the low nibbles are the first 16 columns of the block, which in Q2_K have a
+ * scale and a minimum of their own, as the last 16 have.
  *
  * Activations are a tile (tile.ts) with blocks of 32 and integers of up to 15 bits: `dot_i16x8` takes i16, so
  * they need not be cut to 8 bits as they are where the machine multiplies bytes. 16383 * 4096 * 32 < 2^31 is
@@ -34,23 +38,26 @@ const Q4_1 = 2;
 const Q4_K = 3;
 const Q5_K = 4;
 const Q6_K = 5;
+const Q5_1 = 6;
+const Q2_K = 7;
 
 // @ts-ignore: decorator
 @inline
 function isNibbles(kind: i32): bool {
-  return kind == Q4_0 || kind == Q4_1 || kind == Q4_K;
+  return kind == Q4_0 || kind == Q4_1 || kind == Q4_K || kind == Q2_K;
 }
 
+/** Whether a block adds something for its activations as a whole. Q2_K does so for halves of blocks. */
 // @ts-ignore: decorator
 @inline
 function hasOffset(kind: i32): bool {
-  return kind != Q8_0 && kind != Q6_K;
+  return kind != Q8_0 && kind != Q6_K && kind != Q2_K;
 }
 
 // @ts-ignore: decorator
 @inline
 function hasSuperBlocks(kind: i32): bool {
-  return kind == Q4_K || kind == Q5_K || kind == Q6_K;
+  return kind == Q2_K || kind == Q4_K || kind == Q5_K || kind == Q6_K;
 }
 
 /** Bytes of the codes of one block. */
@@ -64,7 +71,7 @@ function codeBytes(kind: i32): usize {
 // @ts-ignore: decorator
 @inline
 function blockBytes(kind: i32): usize {
-  return codeBytes(kind) + (kind == Q4_1 ? 32 : 16);
+  return codeBytes(kind) + (kind == Q4_1 || kind == Q5_1 || kind == Q2_K ? 32 : 16);
 }
 
 /** Bytes of the head of eight blocks. */
@@ -115,7 +122,7 @@ function loadBytes4(ptr: usize): v128 {
 function blockScale(kind: i32, params: usize, head: usize, half: usize): v128 {
   if (!hasSuperBlocks(kind)) return loadHalf4(params + (half << 1));
   const d = loadHalf4(head + (half << 1));
-  return kind == Q6_K ? d : f32x4.mul(d, loadBytes4(params + half));
+  return kind == Q6_K || kind == Q2_K ? d : f32x4.mul(d, loadBytes4(params + half));
 }
 
 /** What a block adds for each unit of the sum of its activations. */
@@ -123,8 +130,18 @@ function blockScale(kind: i32, params: usize, head: usize, half: usize): v128 {
 @inline
 function blockOffset(kind: i32, params: usize, head: usize, half: usize, scale: v128): v128 {
   if (kind == Q4_0) return f32x4.mul(scale, f32x4.splat(-8));
-  if (kind == Q4_1) return loadHalf4(params + 16 + (half << 1));
+  if (kind == Q4_1 || kind == Q5_1) return loadHalf4(params + 16 + (half << 1));
   return f32x4.neg(f32x4.mul(loadHalf4(head + 16 + (half << 1)), loadBytes4(params + 8 + half)));
+}
+
+/** Sum of 16 activations, in all lanes. */
+// @ts-ignore: decorator
+@inline
+function sum16(x: usize): v128 {
+  const ones = i16x8.splat(1);
+  const four = i32x4.add(i32x4.dot_i16x8_s(v128.load(x), ones), i32x4.dot_i16x8_s(v128.load(x, 16), ones));
+  const two = i32x4.add(four, i32x4.shuffle(four, four, 2, 3, 0, 1));
+  return i32x4.add(two, i32x4.shuffle(two, two, 1, 0, 3, 2));
 }
 
 /** One row times one panel, straight from the packed codes. */
@@ -157,7 +174,38 @@ function rowTimesPanel(
     }
     let i0 = i32x4.splat(0);
     let i1 = i0;
-    if (isNibbles(kind)) {
+    let m0 = i0; // activations times minimums, Q2_K
+    let m1 = i0;
+    if (kind == Q2_K) {
+      const mask = i8x16.splat(15);
+      const params = w + 128;
+      const low = sum16(x);
+      const high = sum16(x + 32);
+      let h0 = i0;
+      let h1 = i0;
+      do {
+        const v = v128.load(w);
+        const first = v128.and(v, mask);
+        const second = v128.and(i16x8.shr_u(v, 4), mask);
+        const a = v128.load32_splat(x);
+        i0 = i32x4.add(i0, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(first), a));
+        i1 = i32x4.add(i1, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(first), a));
+        const c = v128.load32_splat(x, 32);
+        h0 = i32x4.add(h0, i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(second), c));
+        h1 = i32x4.add(h1, i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(second), c));
+        w += 16;
+        x += 4;
+      } while (w < params);
+      x += 32;
+      let s = v128.load8x8_u(params);
+      let t = v128.load8x8_u(params, 8);
+      i0 = i32x4.add(i32x4.mul(i0, i32x4.extend_low_i16x8_s(s)), i32x4.mul(h0, i32x4.extend_low_i16x8_s(t)));
+      i1 = i32x4.add(i32x4.mul(i1, i32x4.extend_high_i16x8_s(s)), i32x4.mul(h1, i32x4.extend_high_i16x8_s(t)));
+      s = v128.load8x8_u(params, 16);
+      t = v128.load8x8_u(params, 24);
+      m0 = i32x4.add(i32x4.mul(low, i32x4.extend_low_i16x8_s(s)), i32x4.mul(high, i32x4.extend_low_i16x8_s(t)));
+      m1 = i32x4.add(i32x4.mul(low, i32x4.extend_high_i16x8_s(s)), i32x4.mul(high, i32x4.extend_high_i16x8_s(t)));
+    } else if (isNibbles(kind)) {
       const mask = i8x16.splat(15);
       const end = w + 128;
       // chunk c: pairs c and c + 8
@@ -211,6 +259,12 @@ function rowTimesPanel(
     f0 = madd(f32x4.convert_i32x4_s(i0), f32x4.mul(s0, r), f0);
     f1 = madd(f32x4.convert_i32x4_s(i1), f32x4.mul(s1, r), f1);
     scales += 4;
+    if (kind == Q2_K) {
+      const min0 = f32x4.mul(loadHalf4(head + 16), r);
+      const min1 = f32x4.mul(loadHalf4(head + 24), r);
+      f0 = f32x4.sub(f0, f32x4.mul(f32x4.convert_i32x4_s(m0), min0));
+      f1 = f32x4.sub(f1, f32x4.mul(f32x4.convert_i32x4_s(m1), min1));
+    }
     if (hasOffset(kind)) {
       const o = v128.load32_splat(offsets);
       f0 = madd(blockOffset(kind, w, head, 0, s0), o, f0);
@@ -312,7 +366,8 @@ function matmulBlocks(
     const valid = min(PANEL, rowEnd - j);
     const panel = w + ((j >> 3) as usize) * bytes;
     const target = out + ((j as usize) << 2);
-    if (tokens >= 3) {
+    // A widened panel has one offset a block, and Q2_K two.
+    if (tokens >= 3 && kind != Q2_K) {
       widenPanel(kind, panel, columns, scratch, panelScales, panelOffsets);
       panelTimesRows(
         scratch,
@@ -353,6 +408,16 @@ export function matmulQ4_0(w: usize, x: usize, tokens: i32, rows: i32, columns: 
 /** `linear` with Q4_1 weights. */
 export function matmulQ4_1(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
   matmulBlocks(Q4_1, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
+}
+
+/** `linear` with Q5_1 weights. */
+export function matmulQ5_1(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
+  matmulBlocks(Q5_1, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
+}
+
+/** `linear` with Q2_K weights. */
+export function matmulQ2_K(w: usize, x: usize, tokens: i32, rows: i32, columns: i32, rowStart: i32, rowEnd: i32, out: usize, outStride: i32, scratch: usize): void {
+  matmulBlocks(Q2_K, w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch);
 }
 
 /** `linear` with Q4_K weights. */
@@ -419,13 +484,22 @@ function repackBlocks(kind: i32, source: usize, rows: i32, columns: i32, target:
           const at = block + codeBytes(kind) + ((j << 1) as usize);
           store<u16>(at, load<u16>(source));
           source += 2;
-          if (kind == Q4_1) {
+          if (kind == Q4_1 || kind == Q5_1) {
             store<u16>(at, load<u16>(source), 16);
             source += 2;
           }
           if (kind == Q8_0) {
             for (let i = 0; i < 32; i++) putCode(block, j, i, load<u8>(source + (i as usize)));
             source += 32;
+          } else if (kind == Q5_1) {
+            // 32 fifth bits, then 16 bytes as below
+            const fifth = load<u32>(source);
+            for (let i = 0; i < 16; i++) {
+              const byte: i32 = load<u8>(source + 4 + (i as usize));
+              putCode(block, j, i, (byte & 15) | (((fifth >> i) & 1) << 4));
+              putCode(block, j, i + 16, (byte >> 4) | (((fifth >> (i + 16)) & 1) << 4));
+            }
+            source += 20;
           } else {
             // byte i: element i in the low nibble, element i + 16 in the high one
             for (let i = 0; i < 16; i++) {
@@ -459,6 +533,23 @@ function repackBlocks(kind: i32, source: usize, rows: i32, columns: i32, target:
           source += 210;
           continue;
         }
+        if (kind == Q2_K) {
+          // 16 bytes of scale and minimum, 64 bytes of codes (element 128 h + 32 r + i in bits 2r of byte 32 h + i), d, dmin
+          store<u16>(at, load<u16>(source, 80));
+          store<u16>(at, load<u16>(source, 82), 16);
+          for (let i = 0; i < 16; i++) {
+            const p = blockAt(kind, panel, b + (i >> 1)) + codeBytes(kind) + ((((i & 1) << 3) + j) as usize);
+            const pair: i32 = load<u8>(source + (i as usize));
+            store<u8>(p, (pair & 15) as u8);
+            store<u8>(p, (pair >> 4) as u8, 16);
+          }
+          for (let i = 0; i < 256; i++) {
+            const byte: i32 = load<u8>(source + 16 + ((((i >> 7) << 5) + (i & 31)) as usize));
+            putNibble(blockAt(kind, panel, b + (i >> 5)), j, i & 31, (byte >> (((i >> 5) & 3) << 1)) & 3);
+          }
+          source += 84;
+          continue;
+        }
         store<u16>(at, load<u16>(source));
         store<u16>(at, load<u16>(source, 2), 16);
         for (let i = 0; i < 8; i++) {
@@ -486,6 +577,42 @@ function repackBlocks(kind: i32, source: usize, rows: i32, columns: i32, target:
   }
 }
 
+/** The 16 levels of IQ4_NL and IQ4_XS (quant/weight-formats.ts), a byte each. */
+const LEVELS_BELOW_ZERO: u64 = 0xf6eaddcfbfad9881;
+const LEVELS_ABOVE_ZERO: u64 = 0x7159453526190d01;
+
+/** IQ4_XS rows of a file to panels of Q6_K: codes become levels, and both halves of a block have its scale. */
+export function repackIQ4_XS(source: usize, rows: i32, columns: i32, target: usize): void {
+  const bytes = panelBytes(Q6_K, columns);
+  const blocks = columns >> 5;
+  for (let first = 0; first < rows; first += PANEL) {
+    const panel = target + ((first >> 3) as usize) * bytes;
+    memory.fill(panel, 0, bytes);
+    for (let j = 0; j < min(PANEL, rows - first); j++) {
+      for (let b = 0; b < blocks; b += 8) {
+        // d, 8 upper pairs of bits of scales, 8 lower nibbles of scales, 128 bytes of codes
+        store<u16>(headAt(Q6_K, panel, b) + ((j << 1) as usize), load<u16>(source));
+        const upper: i32 = load<u16>(source, 2);
+        for (let s = 0; s < 8; s++) {
+          const lower = ((load<u8>(source + 4 + ((s >> 1) as usize)) as i32) >> ((s & 1) << 2)) & 15;
+          const scale = (lower | (((upper >> (s << 1)) & 3) << 4)) - 32;
+          const block = blockAt(Q6_K, panel, b + s);
+          const params = block + codeBytes(Q6_K) + (j as usize);
+          store<u8>(params, scale as u8);
+          store<u8>(params, scale as u8, 8);
+          for (let i = 0; i < 32; i++) {
+            const byte: i32 = load<u8>(source + 8 + (((s << 4) + (i & 15)) as usize));
+            const code = i & 16 ? byte >> 4 : byte & 15;
+            const levels = code & 8 ? LEVELS_ABOVE_ZERO : LEVELS_BELOW_ZERO;
+            putCode(block, j, i, (levels >> (((code & 7) << 3) as u64)) as i32);
+          }
+        }
+        source += 136;
+      }
+    }
+  }
+}
+
 /** Q8_0 rows of a file to panels. */
 export function repackQ8_0(source: usize, rows: i32, columns: i32, target: usize): void {
   repackBlocks(Q8_0, source, rows, columns, target);
@@ -499,6 +626,16 @@ export function repackQ4_0(source: usize, rows: i32, columns: i32, target: usize
 /** Q4_1 rows of a file to panels. */
 export function repackQ4_1(source: usize, rows: i32, columns: i32, target: usize): void {
   repackBlocks(Q4_1, source, rows, columns, target);
+}
+
+/** Q5_1 rows of a file to panels. */
+export function repackQ5_1(source: usize, rows: i32, columns: i32, target: usize): void {
+  repackBlocks(Q5_1, source, rows, columns, target);
+}
+
+/** Q2_K rows of a file to panels. */
+export function repackQ2_K(source: usize, rows: i32, columns: i32, target: usize): void {
+  repackBlocks(Q2_K, source, rows, columns, target);
 }
 
 /** Q4_K rows of a file to panels. */
@@ -530,7 +667,7 @@ function embedBlocks(kind: i32, w: usize, columns: i32, index: i32, out: usize):
     const params = block + codeBytes(kind);
     const scales = blockScale(kind, params, head, half);
     const scale = pick(scales, j & 3);
-    const offset: f32 = kind == Q4_1 || kind == Q4_K || kind == Q5_K ? pick(blockOffset(kind, params, head, half, scales), j & 3) : 0;
+    const offset: f32 = kind == Q4_1 || kind == Q5_1 || kind == Q4_K || kind == Q5_K ? pick(blockOffset(kind, params, head, half, scales), j & 3) : 0;
     for (let i = 0; i < 32; i++) {
       const pair = i >> 1;
       const lane = ((j << 1) | (i & 1)) as usize;
@@ -540,6 +677,13 @@ function embedBlocks(kind: i32, w: usize, columns: i32, index: i32, out: usize):
         if (kind == Q4_0) q -= 8;
       } else {
         q = load<i8>(block + ((pair << 4) as usize) + lane);
+      }
+      if (kind == Q2_K) {
+        const part = params + (((i >> 4) << 3) as usize) + (j as usize);
+        const min = pick(loadHalf4(head + 16 + (half << 1)), j & 3) * (load<u8>(part, 16) as f32);
+        store<f32>(out, scale * (load<u8>(part) as f32) * (q as f32) - min);
+        out += 4;
+        continue;
       }
       // Q6_K: d * scale first, then times the code
       const s: f32 = kind == Q6_K ? scale * (load<i8>(params + (((i >> 4) << 3) as usize) + (j as usize)) as f32) : scale;
@@ -571,6 +715,16 @@ export function embedQ4_0(w: usize, rows: i32, columns: i32, index: i32, out: us
 /** Row `index` of Q4_1 panels. */
 export function embedQ4_1(w: usize, rows: i32, columns: i32, index: i32, out: usize): void {
   embedBlocks(Q4_1, w, columns, index, out);
+}
+
+/** Row `index` of Q5_1 panels. */
+export function embedQ5_1(w: usize, rows: i32, columns: i32, index: i32, out: usize): void {
+  embedBlocks(Q5_1, w, columns, index, out);
+}
+
+/** Row `index` of Q2_K panels. */
+export function embedQ2_K(w: usize, rows: i32, columns: i32, index: i32, out: usize): void {
+  embedBlocks(Q2_K, w, columns, index, out);
 }
 
 /** Row `index` of Q4_K panels. */

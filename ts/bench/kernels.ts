@@ -28,7 +28,7 @@ import {
   weightKernels,
 } from '../src/engine/kernels.js';
 import { compileKernels, instantiateKernels, type KernelChoice } from '../src/engine/load-wasm.js';
-import { WEIGHT_TYPES, weightBytes } from '../src/quant/weight-formats.js';
+import { PRODUCT_TYPES, weightBytes } from '../src/quant/weight-types.js';
 import { type Environment, environment } from './report.js';
 
 const { values: options } = parseArgs({
@@ -121,7 +121,7 @@ product('plain tile, 8-bit', tileWork, () =>
 
 // ---- weights of a file -----------------------------------------------------------------------------------------
 
-for (const type of WEIGHT_TYPES) {
+for (const type of PRODUCT_TYPES) {
   const k = type.endsWith('_K') ? 1536 : HIDDEN;
   // decode walks through more weights than the caches hold, as a model does
   const rows = type === 'F32' ? 16384 : 24576;

@@ -216,7 +216,7 @@ export {
   WEIGHT_TYPES,
   type WeightTensor,
   type WeightType,
-} from './quant/weight-formats.js';
+} from './quant/weight-types.js';
 export {
   generateSamples,
   SampleGeneration,

@@ -11,7 +11,7 @@
 
 import { type FileWeights, type ReferenceWeights, referenceWeights } from '../model/weights.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
-import type { WeightTensor } from '../quant/weight-formats.js';
+import type { WeightTensor } from '../quant/weight-types.js';
 import type { CaseInputs } from './inputs.js';
 import { tensorOf } from './tensor.js';
 import { F32_ROUNDOFF } from './tolerance.js';

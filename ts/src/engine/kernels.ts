@@ -25,7 +25,7 @@
  */
 
 import { KernelError } from '../errors.js';
-import type { WeightType } from '../quant/weight-formats.js';
+import type { ProductType } from '../quant/weight-types.js';
 
 /** A byte offset into linear memory. */
 export type Pointer = number;
@@ -206,6 +206,8 @@ export interface Kernels {
   matmulQ8_0: MatmulKernel;
   matmulQ4_0: MatmulKernel;
   matmulQ4_1: MatmulKernel;
+  matmulQ5_1: MatmulKernel;
+  matmulQ2_K: MatmulKernel;
   matmulQ4_K: MatmulKernel;
   matmulQ5_K: MatmulKernel;
   matmulQ6_K: MatmulKernel;
@@ -215,15 +217,21 @@ export interface Kernels {
   repackQ8_0: RepackKernel;
   repackQ4_0: RepackKernel;
   repackQ4_1: RepackKernel;
+  repackQ5_1: RepackKernel;
+  repackQ2_K: RepackKernel;
   repackQ4_K: RepackKernel;
   repackQ5_K: RepackKernel;
   repackQ6_K: RepackKernel;
+  /** To panels of Q6_K. */
+  repackIQ4_XS: RepackKernel;
   embedF32: EmbedKernel;
   embedF16: EmbedKernel;
   embedBF16: EmbedKernel;
   embedQ8_0: EmbedKernel;
   embedQ4_0: EmbedKernel;
   embedQ4_1: EmbedKernel;
+  embedQ5_1: EmbedKernel;
+  embedQ2_K: EmbedKernel;
   embedQ4_K: EmbedKernel;
   embedQ5_K: EmbedKernel;
   embedQ6_K: EmbedKernel;
@@ -551,6 +559,8 @@ const KERNEL_NAMES = [
   'matmulQ8_0',
   'matmulQ4_0',
   'matmulQ4_1',
+  'matmulQ5_1',
+  'matmulQ2_K',
   'matmulQ4_K',
   'matmulQ5_K',
   'matmulQ6_K',
@@ -559,15 +569,20 @@ const KERNEL_NAMES = [
   'repackQ8_0',
   'repackQ4_0',
   'repackQ4_1',
+  'repackQ5_1',
+  'repackQ2_K',
   'repackQ4_K',
   'repackQ5_K',
   'repackQ6_K',
+  'repackIQ4_XS',
   'embedF32',
   'embedF16',
   'embedBF16',
   'embedQ8_0',
   'embedQ4_0',
   'embedQ4_1',
+  'embedQ5_1',
+  'embedQ2_K',
   'embedQ4_K',
   'embedQ5_K',
   'embedQ6_K',
@@ -623,7 +638,7 @@ export interface WeightKernels {
 }
 
 /** Looks up the kernels of a weight type. */
-export function weightKernels(kernels: Kernels, type: WeightType): WeightKernels {
+export function weightKernels(kernels: Kernels, type: ProductType): WeightKernels {
   return {
     matmul: kernels[`matmul${type}`],
     repack: type === 'BF16' ? kernels.repackF16 : kernels[`repack${type}`],
@@ -637,10 +652,10 @@ const padTo8 = (count: number): number => Math.ceil(count / 8) * 8;
 
 /**
  * Bytes of a weight matrix as panels. As many as in the file for F32, F16, BF16, Q8_0, Q4_0 and Q4_1; Q4_K takes 148
- * for 144 bytes, and Q5_K and Q6_K, whose codes become whole bytes, 276 for 176 and 274 for 210. Rows are padded to a
- * multiple of 8.
+ * for 144 bytes. Codes of other widths become whole bytes or, in Q2_K, halves: Q5_1 takes 36 bytes for 24, Q2_K 164
+ * for 84, Q5_K 276 for 176 and Q6_K 274 for 210. Rows are padded to a multiple of 8.
  */
-export function panelBytes(type: WeightType, rows: number, columns: number): number {
+export function panelBytes(type: ProductType, rows: number, columns: number): number {
   const perRow = {
     F32: columns * 4,
     F16: columns * 2,
@@ -648,6 +663,8 @@ export function panelBytes(type: WeightType, rows: number, columns: number): num
     Q8_0: columns + columns / 16,
     Q4_0: columns / 2 + columns / 16,
     Q4_1: columns / 2 + columns / 8,
+    Q5_1: columns + columns / 8,
+    Q2_K: columns / 2 + columns / 8 + columns / 64,
     Q4_K: columns / 2 + columns / 16 + columns / 64,
     Q5_K: columns + columns / 16 + columns / 64,
     Q6_K: columns + columns / 16 + columns / 128,

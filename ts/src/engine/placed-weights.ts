@@ -6,21 +6,28 @@
 
 import { NumericError } from '../errors.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
-import { WEIGHT_BLOCKS, type WeightTensor, type WeightType, weightBytes } from '../quant/weight-formats.js';
+import {
+  findNonFiniteBlock,
+  type ProductType,
+  rewriteBlocks,
+  WEIGHT_BLOCKS,
+  type WeightTensor,
+  weightBytes,
+} from '../quant/weight-types.js';
 import { ACTIVATION_TILE, panelBytes, tileBytes } from './kernels.js';
 import type { LinearMemory } from './memory.js';
 import { type Recorder, THREAD_SCRATCH } from './team.js';
 
 /** A weight matrix of a file, as the product kernels take it. */
 export interface PlacedMatrix {
-  readonly type: WeightType;
+  readonly type: ProductType;
   readonly rows: number;
   readonly columns: number;
   readonly pointer: number;
 }
 
 /** Whether the product of a weight type takes activations cut to integers. */
-export function takesTile(type: WeightType): boolean {
+export function takesTile(type: ProductType): boolean {
   return type.startsWith('Q');
 }
 
@@ -35,20 +42,30 @@ const REPACK_BYTES = 1 << 20;
  * @throws {NumericError} if a weight is NaN or infinite
  */
 export function placeMatrix(memory: LinearMemory, direct: Recorder, tensor: WeightTensor): PlacedMatrix {
-  const { name, type, rows, columns, bytes } = tensor;
   assertFiniteWeights(tensor);
+  const { name, rows, columns } = tensor;
+  const { product: type } = WEIGHT_BLOCKS[tensor.type];
   const pointer = memory.allocate(panelBytes(type, rows, columns), `weights "${name}"`);
-  const rowBytes = weightBytes(type, 1, columns);
+  const source = 'rewrite' in WEIGHT_BLOCKS[tensor.type] ? type : (tensor.type as RepackedType);
+  const rowBytes = weightBytes(source, 1, columns);
   const step = Math.max(8, Math.floor(REPACK_BYTES / rowBytes / 8) * 8);
   const staging = memory.allocate(Math.min(step, rows) * rowBytes, `weights "${name}"`);
-  const kernel = type === 'BF16' ? 'repackF16' : (`repack${type}` as const);
+  const kernel = source === 'BF16' ? 'repackF16' : (`repack${source}` as const);
   for (let from = 0; from < rows; from += step) {
     const count = Math.min(step, rows - from);
-    memory.write(staging, bytes.subarray(from * rowBytes, (from + count) * rowBytes));
+    memory.write(staging, rewriteBlocks(tensor.type, rowsOf(tensor, from, count)));
     direct.call(kernel, staging, count, columns, pointer + panelBytes(type, from, columns));
   }
   memory.free(staging);
   return { type, rows, columns, pointer };
+}
+
+/** Types whose blocks a repacking kernel reads as they are in the file. */
+type RepackedType = ProductType | 'IQ4_XS';
+
+function rowsOf({ type, columns, bytes }: WeightTensor, from: number, count: number): Uint8Array {
+  const rowBytes = weightBytes(type, 1, columns);
+  return bytes.subarray(from * rowBytes, (from + count) * rowBytes);
 }
 
 /**
@@ -179,36 +196,14 @@ export function recordTile(
   recorder.call('quantizeTile', source, count, x.columns, block, limit, x.tiles + index * x.tileStride);
 }
 
-/** Places of the f16 numbers in a block of a format, in bytes; every element where the format is f16 itself. */
-const HALF_PLACES: Readonly<Partial<Record<WeightType, readonly number[]>>> = {
-  F16: [0],
-  Q8_0: [0],
-  Q4_0: [0],
-  Q4_1: [0, 2],
-  Q4_K: [0, 2],
-  Q5_K: [0, 2],
-  Q6_K: [208],
-};
-
 /**
  * Requires all weights to be finite. In the block formats only the scales can fail to be.
  *
  * @throws {NumericError} names the tensor and the place
  */
-function assertFiniteWeights({ name, type, bytes }: WeightTensor): void {
-  const block = WEIGHT_BLOCKS[type];
-  const places = HALF_PLACES[type] ?? [type === 'F32' ? 2 : 0];
-  const exponent = HALF_PLACES[type] ? 0x7c : 0x7f80;
-  for (let at = 0; at < bytes.length; at += block.bytes) {
-    for (const place of places) {
-      const high = bytes[at + place + 1];
-      const bad =
-        exponent === 0x7c
-          ? (high & 0x7c) === 0x7c
-          : (((high << 8) | bytes[at + place]) & exponent) === exponent;
-      if (!bad) continue;
-      const tensor = `${name}, element ${(at / block.bytes) * block.elements}`;
-      throw new NumericError('load', Number.NaN, { tensor }, 'a weight is not a finite number');
-    }
-  }
+function assertFiniteWeights(weights: WeightTensor): void {
+  const element = findNonFiniteBlock(weights);
+  if (element < 0) return;
+  const tensor = `${weights.name}, element ${element}`;
+  throw new NumericError('load', Number.NaN, { tensor }, 'a weight is not a finite number');
 }

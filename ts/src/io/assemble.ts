@@ -12,10 +12,11 @@ import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { assertWeightShapes, type FileWeights, type LayerWeights } from '../model/weights.js';
 import {
   dequantizeWeights,
+  isWeightType,
   WEIGHT_TYPES,
   type WeightTensor,
   type WeightType,
-} from '../quant/weight-formats.js';
+} from '../quant/weight-types.js';
 import type { TensorInfo } from './model-file.js';
 import type { ByteSource } from './source.js';
 
@@ -70,7 +71,7 @@ export function selectTensors<T extends TensorInfo>(
   for (const [name, shape] of expectedShapes(config, names)) {
     const tensor = byName.get(name);
     if (!tensor) throw new FormatError(path, name, 'the tensor is missing');
-    if (!(WEIGHT_TYPES as readonly string[]).includes(tensor.type)) {
+    if (!isWeightType(tensor.type)) {
       throw new UnsupportedModelError(
         path,
         `type ${tensor.type} of tensor "${name}"`,

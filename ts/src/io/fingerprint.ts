@@ -6,7 +6,7 @@
 
 import type { ModelConfig } from '../model/config.js';
 import type { FileWeights } from '../model/weights.js';
-import type { WeightTensor } from '../quant/weight-formats.js';
+import type { WeightTensor } from '../quant/weight-types.js';
 
 const SAMPLE_BYTES = 256;
 

@@ -15,7 +15,7 @@
  */
 
 import { FormatError, UnsupportedModelError } from '../errors.js';
-import { WEIGHT_BLOCKS, WEIGHT_TYPES, type WeightType } from '../quant/weight-formats.js';
+import { isWeightType, WEIGHT_BLOCKS, WEIGHT_TYPES } from '../quant/weight-types.js';
 import { BEHIND_PREFIX, type GgufValue, HeaderReader, MAX_HEADER_BYTES } from './gguf-reader.js';
 import type { ByteSource } from './source.js';
 
@@ -53,41 +53,33 @@ const FIRST_PREFIX_BYTES = 2 ** 20;
 const MIN_ENTRY_BYTES = 8 + 4 + 1;
 const MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8;
 
-/** ggml's numbers of tensor types. Only those of WEIGHT_TYPES are read; the others are for messages. */
-const GGML_TYPES: Readonly<Record<number, string>> = {
-  0: 'F32',
-  1: 'F16',
-  2: 'Q4_0',
-  3: 'Q4_1',
-  6: 'Q5_0',
-  7: 'Q5_1',
-  8: 'Q8_0',
+/** Tensor types of ggml that are not read, by number: their names are for messages. */
+const OTHER_TYPES: Readonly<Record<number, string>> = {
   9: 'Q8_1',
-  10: 'Q2_K',
-  11: 'Q3_K',
-  12: 'Q4_K',
-  13: 'Q5_K',
-  14: 'Q6_K',
   15: 'Q8_K',
   16: 'IQ2_XXS',
   17: 'IQ2_XS',
   18: 'IQ3_XXS',
   19: 'IQ1_S',
-  20: 'IQ4_NL',
   21: 'IQ3_S',
   22: 'IQ2_S',
-  23: 'IQ4_XS',
   24: 'I8',
   25: 'I16',
   26: 'I32',
   27: 'I64',
   28: 'F64',
   29: 'IQ1_M',
-  30: 'BF16',
   34: 'TQ1_0',
   35: 'TQ2_0',
-  39: 'MXFP4',
+  40: 'NVFP4',
+  41: 'Q1_0',
 };
+
+/** Names of tensor types by ggml's number. */
+const TYPE_NAMES = new Map<number, string>([
+  ...WEIGHT_TYPES.map((type) => [WEIGHT_BLOCKS[type].ggml, type] as const),
+  ...Object.entries(OTHER_TYPES).map(([number, name]) => [Number(number), name] as const),
+]);
 
 /**
  * Reads the header of a GGUF file, and no more of the file than a few megabytes around it.
@@ -189,7 +181,7 @@ function readTensorInfo(reader: HeaderReader, index: number): RawTensor {
     shape.unshift(Number(size));
   }
   const typeNumber = reader.u32(`type of "${name}"`);
-  const type = GGML_TYPES[typeNumber] ?? `ggml type ${typeNumber}`;
+  const type = TYPE_NAMES.get(typeNumber) ?? `ggml type ${typeNumber}`;
   const relativeOffset = reader.u64(`offset of "${name}"`);
   if (relativeOffset > BigInt(reader.fileSize)) {
     throw new FormatError(
@@ -217,9 +209,9 @@ function placeTensor(
     );
   }
   const offset = dataOffset + relativeOffset;
-  if (!(WEIGHT_TYPES as readonly string[]).includes(type)) return { name, shape, type, offset };
+  if (!isWeightType(type)) return { name, shape, type, offset };
 
-  const block = WEIGHT_BLOCKS[type as WeightType];
+  const block = WEIGHT_BLOCKS[type];
   const columns = shape[shape.length - 1];
   if (columns % block.elements !== 0) {
     throw new FormatError(path, name, `rows of ${columns} are not whole ${type} blocks of ${block.elements}`);

@@ -7,6 +7,7 @@
 import { FormatError, UnsupportedModelError } from '../errors.js';
 import type { Architecture, ModelConfig } from '../model/config.js';
 import { alignedCopy } from '../numerics/bytes.js';
+import { WEIGHT_TYPES } from '../quant/weight-types.js';
 import { checkTokenizerSource } from '../text/tokenizer.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
 import { type StoredTensor, selectTensors, type TensorNames } from './assemble.js';
@@ -62,8 +63,8 @@ export async function openGguf(source: ByteSource): Promise<OpenModel> {
   const header = await readGgufHeader(source);
   const path = source.name;
   const metadata = new Metadata(header, path);
-  const tensors = header.tensors.map((tensor) => storedTensor(tensor, source, path));
   const config = await readConfig(metadata, header, source);
+  const tensors = header.tensors.map((tensor) => storedTensor(tensor, source, path));
   const selected = selectTensors(tensors, config, NAMES, path, (name) => name === ROPE_DIVISORS);
   const tokenizer = tokenizerSource(header, path);
   checkTokenizerSource(tokenizer);
@@ -100,8 +101,7 @@ function storedTensor(tensor: GgufTensorInfo, source: ByteSource, path: string):
   const { name, type, offset, byteLength } = tensor;
   if (byteLength === undefined) {
     // Not even its size is known here, so nothing else can be said about the file.
-    const supported = 'F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q5_K, Q6_K';
-    throw new UnsupportedModelError(path, `type ${type} of tensor "${name}"`, supported);
+    throw new UnsupportedModelError(path, `type ${type} of tensor "${name}"`, WEIGHT_TYPES.join(', '));
   }
   // Some writers pad the shape of a vector or matrix with ones on the outside; they say nothing.
   const shape = tensor.shape.slice();

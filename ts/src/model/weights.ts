@@ -7,7 +7,7 @@
 
 import { NumericError, ShapeError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
-import { dequantizeWeights, type WeightTensor } from '../quant/weight-formats.js';
+import { dequantizeWeights, type WeightTensor } from '../quant/weight-types.js';
 import { derivedSizes, type ModelConfig } from './config.js';
 
 /** One transformer layer. Matrices are [outChannels, inChannels], as files store them. */

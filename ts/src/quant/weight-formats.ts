@@ -1,108 +1,26 @@
 /**
- * How model files store weights, and what those bytes mean: the block formats of GGUF and plain floats.
+ * The block formats of ggml, bit by bit: a block is a run of 32 or 256 weights along a row; it holds small integer
+ * codes and the numbers that turn them into weights.
  *
- * The block formats are those of ggml. A block is a run of 32 or 256 weights along a row; it holds small
- * integer codes and the f16 numbers that turn them into weights. These are *weight* formats, read and never
- * written here; what a cache stores is in `uniform.ts` and `pack.ts`.
+ * Every decoder writes one block from `bytes[at]` into `out[to ...]`. A value is computed without error in f64 and
+ * rounded to f32 once, which gives ggml's bits: its f32 products of a scale and a code are exact, too.
  *
  * @module
  */
 
-import { ShapeError } from '../errors.js';
-import { alignedCopy } from '../numerics/bytes.js';
-import { decodeBfloat16, decodeFloat16, fromFloat16Bits } from '../numerics/float16.js';
-import { type Matrix, matrix } from '../numerics/matrix.js';
-
-/** Weight types that this package reads. */
-export const WEIGHT_TYPES = ['F32', 'F16', 'BF16', 'Q8_0', 'Q4_0', 'Q4_1', 'Q4_K', 'Q5_K', 'Q6_K'] as const;
-
-/** One of {@link WEIGHT_TYPES}. */
-export type WeightType = (typeof WEIGHT_TYPES)[number];
-
-/** A weight matrix as the bytes of its file. */
-export interface WeightTensor {
-  /** The name in the file. */
-  readonly name: string;
-  readonly type: WeightType;
-  /** Output channels; 1 for a vector. */
-  readonly rows: number;
-  /** Input channels. */
-  readonly columns: number;
-  /** Row-major, rows of whole blocks. */
-  readonly bytes: Uint8Array;
-}
-
-/** Elements and bytes of one block. */
-export const WEIGHT_BLOCKS: Readonly<Record<WeightType, { elements: number; bytes: number }>> = {
-  F32: { elements: 1, bytes: 4 },
-  F16: { elements: 1, bytes: 2 },
-  BF16: { elements: 1, bytes: 2 },
-  Q8_0: { elements: 32, bytes: 34 },
-  Q4_0: { elements: 32, bytes: 18 },
-  Q4_1: { elements: 32, bytes: 20 },
-  Q4_K: { elements: 256, bytes: 144 },
-  Q5_K: { elements: 256, bytes: 176 },
-  Q6_K: { elements: 256, bytes: 210 },
-};
-
-/**
- * Bytes of a weight matrix.
- *
- * @throws {ShapeError} if `columns` is not a whole number of blocks
- */
-export function weightBytes(type: WeightType, rows: number, columns: number): number {
-  const block = WEIGHT_BLOCKS[type];
-  if (columns % block.elements !== 0) {
-    throw new ShapeError('weightBytes', type, ['*', `a multiple of ${block.elements}`], [rows, columns]);
-  }
-  return rows * (columns / block.elements) * block.bytes;
-}
-
-/**
- * Dequantizes a weight matrix to f32.
- *
- * Every value is computed without error in f64 and rounded to f32 once, which gives ggml's bits: its f32
- * products of a scale and a code are exact, too.
- *
- * @returns fresh, [rows, columns]
- * @throws {ShapeError} if the bytes do not fit the shape
- */
-export function dequantizeWeights(tensor: WeightTensor): Matrix {
-  const { name, type, rows, columns, bytes } = tensor;
-  const expected = weightBytes(type, rows, columns);
-  if (bytes.length !== expected) {
-    throw new ShapeError('dequantizeWeights', name, [`${expected} bytes`], [bytes.length]);
-  }
-  if (type === 'F32') return matrix(rows, columns, new Float32Array(alignedCopy(bytes)));
-  if (type === 'F16') return matrix(rows, columns, decodeFloat16(new Uint16Array(alignedCopy(bytes))));
-  if (type === 'BF16') return matrix(rows, columns, decodeBfloat16(new Uint16Array(alignedCopy(bytes))));
-
-  const result = matrix(rows, columns);
-  const block = WEIGHT_BLOCKS[type];
-  const decodeBlock = BLOCK_DECODERS[type];
-  for (let at = 0, out = 0; at < bytes.length; at += block.bytes, out += block.elements) {
-    decodeBlock(bytes, at, result.data, out);
-  }
-  return result;
-}
+import { fromFloat16Bits } from '../numerics/float16.js';
 
 /** Decodes the block that starts at `bytes[at]` into `out[to ...]`. */
-type BlockDecoder = (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
+export type BlockDecoder = (bytes: Uint8Array, at: number, out: Float32Array, to: number) => void;
 
-const BLOCK_DECODERS: Record<Exclude<WeightType, 'F32' | 'F16' | 'BF16'>, BlockDecoder> = {
-  Q8_0: decodeQ8_0,
-  Q4_0: decodeQ4_0,
-  Q4_1: decodeQ4_1,
-  Q4_K: decodeQ4_K,
-  Q5_K: decodeQ5_K,
-  Q6_K: decodeQ6_K,
-};
+/** Writes the block that starts at `bytes[at]` as a block of another format, without loss, into `out[to ...]`. */
+export type BlockRewrite = (bytes: Uint8Array, at: number, out: Uint8Array, to: number) => void;
 
 /**
  *     byte  0 1        2 ... 33
  *          [scale f16][32 codes, int8]              weight = scale * code
  */
-function decodeQ8_0(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+export function decodeQ8_0(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
   const scale = float16At(bytes, at);
   for (let i = 0; i < 32; i++) out[to + i] = scale * signed8(bytes[at + 2 + i]);
 }
@@ -113,7 +31,7 @@ function decodeQ8_0(bytes: Uint8Array, at: number, out: Float32Array, to: number
  *
  * Byte j holds code j in its low half and code j + 16 in its high half.
  */
-function decodeQ4_0(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+export function decodeQ4_0(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
   const scale = float16At(bytes, at);
   for (let j = 0; j < 16; j++) {
     const pair = bytes[at + 2 + j];
@@ -128,7 +46,7 @@ function decodeQ4_0(bytes: Uint8Array, at: number, out: Float32Array, to: number
  *
  * Codes as in Q4_0.
  */
-function decodeQ4_1(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+export function decodeQ4_1(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
   const scale = float16At(bytes, at);
   const min = float16At(bytes, at + 2);
   for (let j = 0; j < 16; j++) {
@@ -139,6 +57,148 @@ function decodeQ4_1(bytes: Uint8Array, at: number, out: Float32Array, to: number
 }
 
 /**
+ *     byte  0 1        2 ... 5           6 ... 21
+ *          [scale f16][fifth bits, u32][16 bytes]   weight = scale * (code - 16)
+ *
+ * Low bits as in Q4_0; bit i of the u32 is the fifth bit of code i.
+ */
+export function decodeQ5_0(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+  const scale = float16At(bytes, at);
+  for (let i = 0; i < 32; i++) out[to + i] = scale * (fiveBitCode(bytes, at + 2, i) - 16);
+}
+
+/**
+ *     byte  0 1        2 3      4 ... 7           8 ... 23
+ *          [scale f16][min f16][fifth bits, u32][16 bytes]    weight = scale * code + min
+ *
+ * Codes as in Q5_0.
+ */
+export function decodeQ5_1(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+  const scale = float16At(bytes, at);
+  const min = float16At(bytes, at + 2);
+  for (let i = 0; i < 32; i++) out[to + i] = scale * fiveBitCode(bytes, at + 4, i) + min;
+}
+
+/** Code i (0 to 31) of Q5_0 and Q5_1: four bytes of fifth bits, then 16 bytes of pairs. */
+function fiveBitCode(bytes: Uint8Array, at: number, i: number): number {
+  const fifth = (bytes[at + (i >> 3)] >> (i & 7)) & 1;
+  return nibble(bytes, at + 4, i) | (fifth << 4);
+}
+
+/** The 16 levels of IQ4_NL and IQ4_XS: dense near zero, where most weights are. */
+const NONLINEAR_LEVELS = Int8Array.of(
+  ...[-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113],
+);
+
+/**
+ *     byte  0 1        2 ... 17
+ *          [scale f16][16 bytes]                    weight = scale * NONLINEAR_LEVELS[code]
+ *
+ * Codes as in Q4_0.
+ */
+export function decodeIQ4_NL(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+  const scale = float16At(bytes, at);
+  for (let i = 0; i < 32; i++) out[to + i] = scale * NONLINEAR_LEVELS[nibble(bytes, at + 2, i)];
+}
+
+/**
+ *     byte  0 1        2 3              4 ... 7              8 ... 135
+ *          [scale f16][8 x upper 2 bits][8 x lower 4 bits][128 bytes]
+ *
+ *     weight = scale * (scales[s] - 32) * NONLINEAR_LEVELS[code],   s = index / 32
+ *
+ * Each sub-block of 32 has 16 bytes of codes, as in Q4_0.
+ */
+export function decodeIQ4_XS(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+  const scale = float16At(bytes, at);
+  const upper = bytes[at + 2] | (bytes[at + 3] << 8);
+  for (let s = 0; s < 8; s++) {
+    const lower = (bytes[at + 4 + (s >> 1)] >> (4 * (s & 1))) & 15;
+    const subScale = scale * ((lower | (((upper >> (2 * s)) & 3) << 4)) - 32);
+    for (let i = 0; i < 32; i++) {
+      out[to + s * 32 + i] = subScale * NONLINEAR_LEVELS[nibble(bytes, at + 8 + s * 16, i)];
+    }
+  }
+}
+
+/** The 16 values of a 4-bit float (E2M1), doubled so that they are integers. */
+const FLOAT4_VALUES = Int8Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+
+/**
+ *     byte  0                  1 ... 16
+ *          [exponent e, E8M0][16 bytes]             weight = 2^(e - 128) * FLOAT4_VALUES[code]
+ *
+ * Codes as in Q4_0 (OCP Microscaling Formats, version 1.0). ggml reads e = 255, which is no number in the
+ * standard, as 2^127; so it is here.
+ */
+export function decodeMXFP4(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+  const scale = 2 ** (bytes[at] - 128);
+  for (let i = 0; i < 32; i++) out[to + i] = scale * FLOAT4_VALUES[nibble(bytes, at + 1, i)];
+}
+
+/** Code i (0 to 31) of 16 bytes: byte j holds code j in its low half and code j + 16 in its high half. */
+function nibble(bytes: Uint8Array, at: number, i: number): number {
+  return (bytes[at + (i & 15)] >> ((i >> 4) << 2)) & 15;
+}
+
+/**
+ *     byte  0 ... 15                 16 ... 79   80 81       82 83
+ *          [16 x (scale, min) 4 + 4][64 bytes][scale f16][min f16]
+ *
+ *     weight = scale * scales[s] * code - min * mins[s],   s = index / 16
+ *
+ * Two halves of 128 weights, each four runs of 32 (r = 0..3): weight i of run r has bits 2r and 2r + 1 of byte i
+ * of the half's 32.
+ */
+export function decodeQ2_K(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+  const scale = float16At(bytes, at + 80);
+  const min = float16At(bytes, at + 82);
+  for (let s = 0; s < 16; s++) {
+    const subScale = scale * (bytes[at + s] & 15);
+    const subMin = min * (bytes[at + s] >> 4);
+    for (let i = s * 16; i < s * 16 + 16; i++)
+      out[to + i] = subScale * twoBitCode(bytes, at + 16, i) - subMin;
+  }
+}
+
+/** Code i (0 to 255) of the 64 bytes of Q2_K and Q3_K. */
+function twoBitCode(bytes: Uint8Array, at: number, i: number): number {
+  return (bytes[at + (i >> 7) * 32 + (i & 31)] >> (2 * ((i >> 5) & 3))) & 3;
+}
+
+/**
+ *     byte  0 ... 31    32 ... 95   96 ... 107      108 109
+ *          [third bits][64 bytes][16 x 6 bits][scale f16]
+ *
+ *     weight = scale * (scales[s] - 32) * (code - 4),   s = index / 16
+ *
+ * Low bits as in Q2_K; bit 4 * half + r of byte i is the third bit.
+ */
+export function decodeQ3_K(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+  const scale = float16At(bytes, at + 108);
+  for (let s = 0; s < 16; s++) {
+    const subScale = scale * threeBitScale(bytes, at, s);
+    for (let i = s * 16; i < s * 16 + 16; i++) out[to + i] = subScale * threeBitCode(bytes, at, i);
+  }
+}
+
+/** Code i (0 to 255) of a Q3_K block, from -4 to 3. */
+function threeBitCode(bytes: Uint8Array, at: number, i: number): number {
+  const third = (bytes[at + (i & 31)] >> (i >> 5)) & 1;
+  return (twoBitCode(bytes, at + 32, i) | (third << 2)) - 4;
+}
+
+/**
+ * Scale s (0 to 15) of a Q3_K block, from -32 to 31. Of its six bits, the lower four are halves of bytes 96 to 103
+ * (s and s + 8 in one byte), the upper two are in bytes 104 to 107 (s, s + 4, s + 8 and s + 12 in one byte).
+ */
+function threeBitScale(bytes: Uint8Array, at: number, s: number): number {
+  const lower = (bytes[at + 96 + (s & 7)] >> (4 * (s >> 3))) & 15;
+  const upper = (bytes[at + 104 + (s & 3)] >> (2 * (s >> 2))) & 3;
+  return (lower | (upper << 4)) - 32;
+}
+
+/**
  *     byte  0 1        2 3      4 ... 15          16 ... 143
  *          [scale f16][min f16][8 x (6 + 6 bits)][128 bytes]
  *
@@ -146,7 +206,7 @@ function decodeQ4_1(bytes: Uint8Array, at: number, out: Float32Array, to: number
  *
  * 256 weights in eight sub-blocks of 32. Sub-blocks 2j and 2j + 1 share 32 bytes: low halves, high halves.
  */
-function decodeQ4_K(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+export function decodeQ4_K(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
   const scale = float16At(bytes, at);
   const min = float16At(bytes, at + 2);
   for (let s = 0; s < 8; s++) {
@@ -166,7 +226,7 @@ function decodeQ4_K(bytes: Uint8Array, at: number, out: Float32Array, to: number
  *
  * As Q4_K, with a fifth bit: bit s of byte 16 + i belongs to weight i of sub-block s.
  */
-function decodeQ5_K(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+export function decodeQ5_K(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
   const scale = float16At(bytes, at);
   const min = float16At(bytes, at + 2);
   for (let s = 0; s < 8; s++) {
@@ -191,7 +251,7 @@ function decodeQ5_K(bytes: Uint8Array, at: number, out: Float32Array, to: number
  * 32 (r mod 2) + i of the half's 64, low half for r < 2 and high half after; its upper bits are bits 2r and
  * 2r + 1 of byte i of the half's 32.
  */
-function decodeQ6_K(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
+export function decodeQ6_K(bytes: Uint8Array, at: number, out: Float32Array, to: number): void {
   const scale = float16At(bytes, at + 208);
   for (let half = 0; half < 2; half++) {
     const low = at + half * 64;
@@ -206,6 +266,39 @@ function decodeQ6_K(bytes: Uint8Array, at: number, out: Float32Array, to: number
       }
     }
   }
+}
+
+/** Q5_0 as Q8_0: the same scale, codes less 16. */
+export function rewriteQ5_0(bytes: Uint8Array, at: number, out: Uint8Array, to: number): void {
+  out.set(bytes.subarray(at, at + 2), to);
+  for (let i = 0; i < 32; i++) out[to + 2 + i] = fiveBitCode(bytes, at + 2, i) - 16;
+}
+
+/** IQ4_NL as Q8_0: the same scale, codes looked up. */
+export function rewriteIQ4_NL(bytes: Uint8Array, at: number, out: Uint8Array, to: number): void {
+  out.set(bytes.subarray(at, at + 2), to);
+  for (let i = 0; i < 32; i++) out[to + 2 + i] = NONLINEAR_LEVELS[nibble(bytes, at + 2, i)];
+}
+
+/** Q3_K as Q6_K: the same scale of the block, scales less 32 as bytes, codes of three bits in the place of six. */
+export function rewriteQ3_K(bytes: Uint8Array, at: number, out: Uint8Array, to: number): void {
+  out.fill(0, to, to + 192);
+  for (let i = 0; i < 256; i++) {
+    const code = threeBitCode(bytes, at, i) + 32;
+    const [half, run, lane] = [i >> 7, (i >> 5) & 3, i & 31];
+    out[to + half * 64 + (run & 1) * 32 + lane] |= (code & 15) << (run < 2 ? 0 : 4);
+    out[to + 128 + half * 32 + lane] |= (code >> 4) << (2 * run);
+  }
+  for (let s = 0; s < 16; s++) out[to + 192 + s] = threeBitScale(bytes, at, s);
+  out.set(bytes.subarray(at + 108, at + 110), to + 208);
+}
+
+/** MXFP4 as BF16: a power of two times an integer of two bits is a bfloat16. */
+export function rewriteMXFP4(bytes: Uint8Array, at: number, out: Uint8Array, to: number): void {
+  const values = new Float32Array(32);
+  decodeMXFP4(bytes, at, values, 0);
+  const words = new Uint8Array(values.buffer);
+  for (let i = 0; i < 32; i++) out.set(words.subarray(4 * i + 2, 4 * i + 4), to + 2 * i);
 }
 
 // Eight scales and eight mins of six bits in 12 bytes:

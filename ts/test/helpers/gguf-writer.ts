@@ -5,7 +5,7 @@
  */
 
 import { encodeFloat16, toFloat16Bits } from '../../src/numerics/float16.js';
-import { WEIGHT_BLOCKS, type WeightType, weightBytes } from '../../src/quant/weight-formats.js';
+import { WEIGHT_BLOCKS, type WeightType, weightBytes } from '../../src/quant/weight-types.js';
 
 /** A metadata value. Integers become u32 or i32, other numbers f32; `{ u64 }` and `{ f64 }` are explicit. */
 export type GgufWriteValue =
@@ -30,18 +30,6 @@ export interface GgufWriteTensor {
   bytes: Uint8Array;
 }
 
-const TYPE_NUMBERS: Readonly<Record<WeightType, number>> = {
-  F32: 0,
-  F16: 1,
-  Q4_0: 2,
-  Q4_1: 3,
-  Q8_0: 8,
-  Q4_K: 12,
-  Q5_K: 13,
-  Q6_K: 14,
-  BF16: 30,
-};
-
 /** Writes a GGUF file. */
 export function writeGguf(
   metadata: Readonly<Record<string, GgufWriteValue>>,
@@ -64,7 +52,7 @@ export function writeGguf(
     out.string(name);
     out.u32(shape.length);
     for (const size of shape.toReversed()) out.u64(BigInt(size));
-    out.u32(typeof type === 'number' ? type : TYPE_NUMBERS[type]);
+    out.u32(typeof type === 'number' ? type : WEIGHT_BLOCKS[type].ggml);
     out.u64(BigInt(offset));
     offset += padded(bytes.length);
   }
@@ -252,22 +240,21 @@ function randomWeights(
     return new Uint8Array(Uint16Array.from(new Uint32Array(values.buffer), (bits) => bits >>> 16).buffer);
   }
   const bytes = Uint8Array.from({ length: weightBytes(type, rows, columns) }, () => random() * 256);
-  // Spread of the integer that the f16 scale multiplies, and where scale and min stand.
-  const { spread, at } = {
-    Q8_0: { spread: 74, at: [0] },
-    Q4_0: { spread: 4.6, at: [0] },
-    Q4_1: { spread: 4.6, at: [0, 2] },
-    Q4_K: { spread: 180, at: [0, 2] },
-    Q5_K: { spread: 370, at: [0, 2] },
-    Q6_K: { spread: 1370, at: [208] },
-  }[type];
+  // Spread of the integer that the scale multiplies, and the size of what the min multiplies.
+  const spreads = { Q8_0: 74, Q4_0: 4.6, Q4_1: 4.6, Q5_0: 9.2, Q5_1: 9.2, Q2_K: 14, Q3_K: 41 };
+  const more = { Q4_K: 180, Q5_K: 370, Q6_K: 1370, IQ4_NL: 70, IQ4_XS: 1300, MXFP4: 4 };
+  const spread = { ...spreads, ...more }[type];
   const view = new DataView(bytes.buffer);
   for (let block = 0; block < bytes.length; block += WEIGHT_BLOCKS[type].bytes) {
+    if (type === 'MXFP4') {
+      bytes[block] = 127 + Math.round(Math.log2(scale / spread));
+      continue;
+    }
+    const { at } = WEIGHT_BLOCKS[type].floats;
     view.setUint16(block + at[0], toFloat16Bits(scale / spread), true);
-    // The min that centers the codes: ggml subtracts it in the K formats and adds it in Q4_1.
-    const center =
-      type === 'Q4_1' ? (-7.5 * scale) / spread : ((type === 'Q5_K' ? 15.5 : 7.5) * scale) / spread;
-    if (at.length > 1) view.setUint16(block + at[1], toFloat16Bits(center), true);
+    // The min that centers the codes: ggml subtracts it in the K formats and adds it in Q4_1 and Q5_1.
+    const codes = { Q4_1: -7.5, Q5_1: -15.5, Q2_K: 1.5, Q4_K: 7.5, Q5_K: 15.5 } as Record<string, number>;
+    if (at.length > 1) view.setUint16(block + at[1], toFloat16Bits((codes[type] * scale) / spread), true);
   }
   return bytes;
 }

@@ -9,7 +9,7 @@ import { WasmModel, type WasmModelOptions } from '../../../src/engine/wasm-model
 import type { ModelConfig } from '../../../src/model/config.js';
 import type { FileWeights, LayerWeights, ReferenceWeights } from '../../../src/model/weights.js';
 import { type Matrix, matrix } from '../../../src/numerics/matrix.js';
-import type { WeightTensor } from '../../../src/quant/weight-formats.js';
+import type { WeightTensor } from '../../../src/quant/weight-types.js';
 import { gaussianMatrix } from '../../helpers/arbitraries.js';
 import { RMS_EPSILON, type SHAPES } from '../../helpers/random-layers.js';
 

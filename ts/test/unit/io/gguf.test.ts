@@ -5,7 +5,7 @@ import { FormatError, ShapeError, UnsupportedModelError, XQuantError } from '../
 import { parseGgufHeader } from '../../../src/io/gguf-header.js';
 import { loadModelFile, readModelHeader } from '../../../src/io/load-model.js';
 import { referenceWeights } from '../../../src/model/weights.js';
-import { WEIGHT_TYPES } from '../../../src/quant/weight-formats.js';
+import { WEIGHT_TYPES } from '../../../src/quant/weight-types.js';
 import { Tokenizer } from '../../../src/text/tokenizer.js';
 import { tinyModelGguf, writeGguf } from '../../helpers/gguf-writer.js';
 
@@ -240,10 +240,27 @@ describe('a bad GGUF file', () => {
     [
       'an unsupported type',
       ({ tensors }) => {
-        tensors[0].type = 23;
+        tensors[0].type = 16;
       },
       UnsupportedModelError,
-      /type IQ4_XS of tensor "token_embd\.weight"/,
+      /type IQ2_XXS of tensor "token_embd\.weight"/,
+    ],
+    [
+      'a new type',
+      ({ tensors }) => {
+        tensors[0].type = 40;
+      },
+      UnsupportedModelError,
+      /type NVFP4 of tensor .* Q4_K, .* MXFP4/,
+    ],
+    [
+      'another architecture, whatever its types',
+      ({ metadata, tensors }) => {
+        metadata['general.architecture'] = 'gpt-oss';
+        tensors[0].type = 16;
+      },
+      UnsupportedModelError,
+      /architecture "gpt-oss"/,
     ],
     [
       'a type that nobody knows',

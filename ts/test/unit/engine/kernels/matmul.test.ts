@@ -12,17 +12,23 @@ import {
 import { encodeFloat16, fromFloat16Bits } from '../../../../src/numerics/float16.js';
 import {
   dequantizeWeights,
+  PRODUCT_TYPES,
+  type ProductType,
   WEIGHT_BLOCKS,
-  WEIGHT_TYPES,
   type WeightTensor,
   type WeightType,
   weightBytes,
-} from '../../../../src/quant/weight-formats.js';
+} from '../../../../src/quant/weight-types.js';
 import { fill, filling, gaussian, randomBytes } from './arbitraries.js';
 import { type Bench, expectSameBits, expectWithin, forEachBuild } from './builds.js';
 
 /** Random weights: any codes, scales and minima of a size that weights have. */
-function randomWeights(type: WeightType, rows: number, columns: number, seed: number): WeightTensor {
+function randomWeights<T extends WeightType>(
+  type: T,
+  rows: number,
+  columns: number,
+  seed: number,
+): WeightTensor & { type: T } {
   const bytes = randomBytes(weightBytes(type, rows, columns), seed);
   const block = WEIGHT_BLOCKS[type];
   const put = (values: Float32Array, places: (i: number) => number): void => {
@@ -48,11 +54,9 @@ function randomWeights(type: WeightType, rows: number, columns: number, seed: nu
   } else {
     const blocks = bytes.length / block.bytes;
     const scales = gaussian(blocks, seed + 1, 0.01);
-    if (type === 'Q6_K') put(scales, (i) => i * block.bytes + 208);
-    else put(scales, (i) => i * block.bytes);
-    if (type === 'Q4_1' || type === 'Q4_K' || type === 'Q5_K') {
-      put(gaussian(blocks, seed + 2, 0.01), (i) => i * block.bytes + 2);
-    }
+    const [scale, min] = block.floats.at;
+    put(scales, (i) => i * block.bytes + scale);
+    if (min !== undefined) put(gaussian(blocks, seed + 2, 0.01), (i) => i * block.bytes + min);
   }
   return { name: type, type, rows, columns, bytes };
 }
@@ -64,7 +68,8 @@ function offsetOf({ type, bytes, columns }: WeightTensor, row: number, column: n
   const half = (place: number): number =>
     Math.abs(fromFloat16Bits(bytes[at * block.bytes + place] | (bytes[at * block.bytes + place + 1] << 8)));
   if (type === 'Q4_0') return 8 * half(0);
-  if (type === 'Q4_1') return half(2);
+  if (type === 'Q4_1' || type === 'Q5_1') return half(2);
+  if (type === 'Q2_K') return 15 * half(82);
   if (type === 'Q4_K' || type === 'Q5_K') return 63 * half(2);
   return 0;
 }
@@ -75,7 +80,12 @@ interface Placed {
   scratch: number;
 }
 
-function place(bench: Bench, tensor: WeightTensor, x: Float32Array, tokens: number): Placed {
+function place(
+  bench: Bench,
+  tensor: WeightTensor & { type: ProductType },
+  x: Float32Array,
+  tokens: number,
+): Placed {
   const { type, rows, columns } = tensor;
   const { repack, takesTile } = weightKernels(bench.kernels, type);
   const size = panelBytes(type, rows, columns);
@@ -93,7 +103,7 @@ function place(bench: Bench, tensor: WeightTensor, x: Float32Array, tokens: numb
 }
 
 forEachBuild((open) => {
-  for (const type of WEIGHT_TYPES) {
+  for (const type of PRODUCT_TYPES) {
     it(`multiplies by ${type} weights, whatever the tokens and rows computed together`, () => {
       const { elements } = WEIGHT_BLOCKS[type];
       const columnChoices =
@@ -214,4 +224,23 @@ forEachBuild((open) => {
       expect(bench.guard(out, columns * 4)).toBe(true);
     });
   }
+
+  it('repacks IQ4_XS as Q6_K bit for bit', () => {
+    const bench = open();
+    const [rows, columns] = [13, 512];
+    const tensor = randomWeights('IQ4_XS', rows, columns, 3);
+    const size = panelBytes('Q6_K', rows, columns);
+    const weights = bench.reserve(size);
+    bench.kernels.repackIQ4_XS(bench.put(tensor.bytes), rows, columns, weights);
+    expect(bench.guard(weights, size)).toBe(true);
+    const expected = dequantizeWeights(tensor).data;
+    const out = bench.reserve(columns * 4);
+    for (let r = 0; r < rows; r++) {
+      bench.kernels.embedQ6_K(weights, rows, columns, r, out);
+      expectSameBits(
+        bench.readFloats(out, columns).map((value) => value + 0),
+        expected.slice(r * columns, (r + 1) * columns).map((value) => value + 0),
+      );
+    }
+  });
 });

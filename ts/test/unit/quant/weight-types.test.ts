@@ -4,11 +4,14 @@ import { describe, expect, it } from 'vitest';
 import { ShapeError } from '../../../src/errors.js';
 import {
   dequantizeWeights,
+  findNonFiniteBlock,
+  rewriteBlocks,
   WEIGHT_BLOCKS,
   WEIGHT_TYPES,
+  type WeightTensor,
   type WeightType,
   weightBytes,
-} from '../../../src/quant/weight-formats.js';
+} from '../../../src/quant/weight-types.js';
 
 interface Case {
   type: WeightType;
@@ -30,7 +33,52 @@ describe('dequantizeWeights equals the gguf package, bit for bit', () => {
   });
 
   it('covers every type but F32', () => {
-    expect([...cases.map((each) => each.type), 'F32'].sort()).toEqual([...WEIGHT_TYPES].sort());
+    expect([...new Set(cases.map((each) => each.type)), 'F32'].sort()).toEqual([...WEIGHT_TYPES].sort());
+  });
+});
+
+describe('a type that the engine multiplies as another one', () => {
+  const rewritten = cases.filter(({ type }) => 'rewrite' in WEIGHT_BLOCKS[type]);
+
+  it.each(rewritten)('$type means the same weights, bit for bit', ({ type, columns, bytes }) => {
+    const original = { name: 'w', type, rows: 1, columns, bytes: fromHex(bytes) };
+    const product = {
+      ...original,
+      type: WEIGHT_BLOCKS[type].product,
+      bytes: rewriteBlocks(type, fromHex(bytes)),
+    };
+    // -0 and 0 are one number: a code of 0 under a negative scale
+    const numbers = (tensor: WeightTensor) =>
+      bitsOf(dequantizeWeights(tensor).data.map((value) => value + 0));
+    expect(numbers(product)).toEqual(numbers(original));
+  });
+
+  it('others stay as they are', () => {
+    const bytes = new Uint8Array(144);
+    expect(rewriteBlocks('Q4_K', bytes)).toBe(bytes);
+  });
+});
+
+describe('findNonFiniteBlock', () => {
+  it.each(WEIGHT_TYPES)('finds each float of a block of %s', (type) => {
+    const { elements, bytes, floats } = WEIGHT_BLOCKS[type];
+    const columns = 3 * elements;
+    for (const at of floats.at) {
+      const file = new Uint8Array(3 * bytes);
+      const tensor = { name: 'w', type, rows: 1, columns, bytes: file };
+      expect(findNonFiniteBlock(tensor)).toBe(-1);
+      // all bits of a float: NaN, or for a bare exponent beyond f32
+      file.fill(
+        255,
+        2 * bytes + at,
+        2 * bytes + at + (floats.kind === 'e8m0' ? 1 : floats.kind === 'f32' ? 4 : 2),
+      );
+      expect(findNonFiniteBlock(tensor)).toBe(2 * elements);
+      if (floats.kind === 'e8m0') file[2 * bytes + at + 1] = 0x77;
+      const values = dequantizeWeights(tensor).data;
+      expect(values.slice(2 * elements).some((value) => !Number.isFinite(value))).toBe(true);
+      expect(values.slice(0, 2 * elements).every((value) => value === 0)).toBe(true);
+    }
   });
 });
 
