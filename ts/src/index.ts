@@ -89,6 +89,13 @@ export type {
   SealedBlock,
   StoredMatrix,
 } from './cache/types.js';
+export {
+  type AnswerOptions,
+  ChatAnswer,
+  type ChatOptions,
+  ChatSession,
+  type ChatTokenizer,
+} from './chat-session.js';
 // The engine.
 export {
   KERNEL_CHOICES,

@@ -4,40 +4,39 @@
  * @module
  */
 
-import { createInterface } from 'node:readline';
+import { createInterface, type Interface } from 'node:readline';
 import type { Command } from 'commander';
-import { ConfigError } from '../errors.js';
-import { CachedSequence, generate } from '../generate.js';
-import { type ChatMessage, renderChat } from '../text/chat-template.js';
-import { createCache, type OpenedModel, runsOn, withModel } from './backend.js';
-import { EXIT, formatError, Interruption, UsageError } from './errors.js';
-import { describe } from './generate.js';
+import { ChatSession } from '../chat-session.js';
+import { CachedSequence } from '../generate.js';
+import { createCache, type OpenedModel, withModel } from './backend.js';
+import { ChatCommands } from './chat-commands.js';
+import { type ChatInput, MessageLines, splitPipedText } from './chat-messages.js';
+import { EXIT, exitCodeOf, formatError, Interruption, UsageError } from './errors.js';
 import {
   addCacheOption,
   addCommonOptions,
   addRunOptions,
   addSamplingOptions,
   addStopOption,
+  collect,
   type ModelOptions,
   parseCount,
   type SamplingFlags,
   samplingOptions,
 } from './options.js';
+import { TerminalInput } from './paste.js';
 import { readInputText, type Terminal, write } from './terminal.js';
 
-interface ChatCommandOptions extends ModelOptions, SamplingFlags {
+/** What was typed behind `xquant chat`. */
+export interface ChatCommandOptions extends ModelOptions, SamplingFlags {
   readonly cache: string;
   readonly maxTokens?: number;
   readonly system?: string;
   readonly chatTemplate?: string;
+  readonly file: readonly string[];
   readonly stop: readonly string[];
+  readonly quiet?: boolean;
 }
-
-const HELP = `/reset  forget the conversation
-/help   this text
-/exit   leave (or Ctrl-D)
-Ctrl-C stops an answer.
-`;
 
 /** Adds the command. */
 export function addChatCommand(program: Command, terminal: Terminal): void {
@@ -46,22 +45,31 @@ export function addChatCommand(program: Command, terminal: Terminal): void {
     .description('talk with a model that has a chat template; /help lists commands')
     .option('--system <text>', 'system message')
     .option('--chat-template <file>', "Jinja template to use instead of the model's own")
+    .option('-f, --file <file>', 'put the text of a file before the first message; repeatable', collect, [])
     .option(
       '-n, --max-tokens <count>',
       'end an answer after this many tokens (default: when the context is full)',
       parseCount,
-    );
+    )
+    .option('-q, --quiet', 'neither header nor a line about speed and memory after each answer');
   addStopOption(command, 'end an answer before this text would appear');
   addSamplingOptions(command);
   addRunOptions(command);
   addCommonOptions(command, 'print one JSON object for each answer');
   addCacheOption(command);
+  command.addHelpText(
+    'after',
+    '\nA line is a message. A paste is one message, and so is all of a pipe; by hand, """ begins and ends a message of\n' +
+      'several lines, and a line that ends with \\ goes on with the next.\n',
+  );
   command.action((options: ChatCommandOptions) => runChat(options, terminal));
 }
 
 async function runChat(options: ChatCommandOptions, terminal: Terminal): Promise<void> {
   samplingOptions(options); // before the model is loaded
   const template = options.chatTemplate && (await readInputText(options.chatTemplate, terminal));
+  const files: string[] = [];
+  for (const path of options.file) files.push((await readInputText(path, terminal)).trim());
   await withModel(options, terminal, async (opened) => {
     const chosen = template ?? opened.header.chatTemplate;
     if (!chosen) {
@@ -69,130 +77,146 @@ async function runChat(options: ChatCommandOptions, terminal: Terminal): Promise
         `model ${opened.header.name} has no chat template: use "xquant generate", or give one with --chat-template`,
       );
     }
-    const sequence = new CachedSequence(await createCache(opened, options.cache, terminal));
-    await new Conversation(opened, options, chosen, sequence, terminal).run();
+    const cache = new CachedSequence(await createCache(opened, options.cache, terminal));
+    const session = new ChatSession(opened.model, opened.tokenizer, {
+      template: chosen,
+      system: options.system,
+      cache,
+    });
+    await new Conversation(session, opened, options, terminal, files.join('\n\n')).run();
   });
 }
 
-/** Reads questions and writes answers until there are no more. */
+/** Reads messages and writes answers until there are no more. */
 class Conversation {
-  readonly #opened: OpenedModel;
-  readonly #options: ChatCommandOptions;
-  readonly #template: string;
-  readonly #sequence: CachedSequence;
   readonly #terminal: Terminal;
-  #messages: ChatMessage[] = [];
-  /** Stops the answer that is being given. */
-  #answering: AbortController | undefined;
+  readonly #commands: ChatCommands;
+  readonly #lines = new MessageLines();
+  /** Comes before the first message. */
+  #attached: string;
 
   constructor(
+    session: ChatSession,
     opened: OpenedModel,
     options: ChatCommandOptions,
-    template: string,
-    sequence: CachedSequence,
     terminal: Terminal,
+    attached: string,
   ) {
-    this.#opened = opened;
-    this.#options = options;
-    this.#template = template;
-    this.#sequence = sequence;
     this.#terminal = terminal;
-    this.#reset();
+    this.#attached = attached;
+    this.#commands = new ChatCommands(session, opened, options, terminal);
   }
 
   async run(): Promise<void> {
-    const { stdin, stdout, signal } = this.#terminal;
-    const interactive = stdin.isTTY === true && stdout.isTTY === true && !this.#options.json;
-    const lines = createInterface({
-      input: stdin,
-      output: interactive ? stdout : undefined,
-      terminal: interactive,
-    });
-    let interrupted = false;
-    // On a terminal readline takes Ctrl-C for itself.
-    lines.on('SIGINT', () => {
-      if (this.#answering) this.#answering.abort();
-      else {
-        interrupted = true;
-        lines.close();
-      }
-    });
+    const { stdin, stdout } = this.#terminal;
+    const isTerminal = stdin.isTTY === true && stdout.isTTY === true && !this.#commands.isJson;
+    await this.#commands.header(isTerminal);
+    if (this.#attached !== '') await this.#commands.attached(this.#attached);
+    if (isTerminal) await this.#talk();
+    else if (stdin.isTTY) await this.#readLines();
+    else await this.#readPipe();
+    this.#terminal.signal.throwIfAborted();
+  }
+
+  /** All of a pipe at once; an error ends the run. */
+  async #readPipe(): Promise<void> {
+    const text = await readInputText('-', this.#terminal);
+    const inputs = splitPipedText(text, ChatCommands.names);
+    if (inputs.length === 0 && this.#attached !== '') inputs.push({ kind: 'message', text: '' });
+    for (const input of inputs) if (!(await this.#take(input))) return;
+  }
+
+  /** Lines of a keyboard whose answers go to a file. */
+  async #readLines(): Promise<void> {
+    const { stdin, signal } = this.#terminal;
+    const lines = createInterface({ input: stdin });
     const close = () => lines.close();
     signal.addEventListener('abort', close, { once: true });
     try {
-      lines.setPrompt('> ');
-      if (interactive) lines.prompt();
       for await (const line of lines) {
-        if (line.trim() === '/exit') break;
-        await this.#take(line.trim());
-        if (interactive) lines.prompt();
+        const input = this.#lines.push(line);
+        if (input && !(await this.#take(input))) return;
+      }
+      const rest = this.#lines.end();
+      if (rest) await this.#take(rest);
+    } finally {
+      signal.removeEventListener('abort', close);
+      lines.close();
+    }
+  }
+
+  /** A terminal: with a prompt, and errors that do not end the conversation. */
+  async #talk(): Promise<void> {
+    const { stdin, stdout, signal } = this.#terminal;
+    const input = new TerminalInput(stdin, stdout);
+    const lines = createInterface({ input, output: stdout, terminal: true, escapeCodeTimeout: 50 });
+    const close = () => lines.close();
+    signal.addEventListener('abort', close, { once: true });
+    let interrupted = false;
+    // readline takes Ctrl-C for itself. It gives up what was begun, or leaves where there is nothing to give up.
+    lines.on('SIGINT', () => {
+      const isEmpty = lines.line === '' && !this.#lines.isOpen;
+      if (isEmpty) {
+        interrupted = true;
+        lines.close();
+        return;
+      }
+      this.#lines.clear();
+      stdout.write('^C\n');
+      lines.write(null, { ctrl: true, name: 'e' });
+      lines.write(null, { ctrl: true, name: 'u' });
+      this.#prompt(lines);
+    });
+    try {
+      this.#prompt(lines);
+      for await (const line of lines) {
+        const said = this.#lines.push(line);
+        if (said && !(await this.#takeHeld(said, input))) break;
+        this.#prompt(lines);
       }
     } finally {
       signal.removeEventListener('abort', close);
       lines.close();
-      if (interactive) stdout.write('\n'); // leaves the line of the prompt
+      input.close();
+      stdout.write('\n'); // leaves the line of the prompt
     }
-    signal.throwIfAborted();
     if (interrupted) throw new Interruption(EXIT.interrupted);
   }
 
-  async #take(line: string): Promise<void> {
-    const { stdout, stderr } = this.#terminal;
-    if (line === '') return;
-    if (line === '/reset') this.#reset();
-    else if (line === '/help') await write(stdout, HELP);
-    else if (/^\/\w+$/.test(line)) await write(stderr, `xquant: no command ${line}; /help lists them\n`);
-    else await this.#answer(line);
+  #prompt(lines: Interface): void {
+    lines.setPrompt(this.#lines.isOpen ? '. ' : '> ');
+    lines.prompt();
   }
 
-  #reset(): void {
-    const { system } = this.#options;
-    this.#messages = system === undefined ? [] : [{ role: 'system', content: system }];
-  }
-
-  async #answer(question: string): Promise<void> {
-    const { signal, stderr } = this.#terminal;
+  /** Answers while keys wait; Ctrl-C stops the answer. */
+  async #takeHeld(said: ChatInput, input: TerminalInput): Promise<boolean> {
     const answering = new AbortController();
-    this.#answering = answering;
-    const before = this.#messages;
-    this.#messages = [...before, { role: 'user', content: question }];
-    let answer = '';
+    input.hold(() => answering.abort());
     try {
-      for await (const text of this.#generate(AbortSignal.any([signal, answering.signal]))) answer += text;
+      return await this.#take(said, answering.signal);
     } catch (error) {
-      // A question that does not fit is taken back; the conversation goes on.
-      if (error instanceof ConfigError) {
-        this.#messages = before;
-        await write(stderr, formatError(error, false).replace(/\n$/, '; /reset starts anew\n'));
-        return;
-      }
-      if (!answering.signal.aborted || signal.aborted) throw error;
-      if (!this.#options.json) await write(this.#terminal.stdout, '\n');
+      if (this.#terminal.signal.aborted) throw error;
+      if (answering.signal.aborted) return true;
+      if (!isRecoverable(error)) throw error;
+      await write(this.#terminal.stderr, formatError(error, false));
+      return true;
     } finally {
-      this.#answering = undefined;
+      input.release();
     }
-    this.#messages = [...this.#messages, { role: 'assistant', content: answer }];
   }
 
-  /** Gives the answer piece by piece, and writes it. */
-  async *#generate(signal: AbortSignal): AsyncGenerator<string> {
-    const { json, verbose, maxTokens, stop, cache } = this.#options;
-    const { model, tokenizer, header } = this.#opened;
-    const { stdout, stderr } = this.#terminal;
-    const { bosToken, eosToken } = tokenizer;
-    const prompt = renderChat(this.#template, this.#messages, { bosToken, eosToken });
-    const ids = tokenizer.encode(prompt, { addSpecial: false, parseSpecial: true });
-    const sampling = samplingOptions(this.#options);
-    const options = { ...sampling, cache: this.#sequence, maxTokens, stop, signal };
-    const generation = generate(model, tokenizer, ids, options);
-    for await (const { text } of generation) {
-      if (!json) await write(stdout, text, signal);
-      yield text;
-    }
-    if (json) {
-      const result = { model: header.name, ...runsOn(model), cache, ...generation.summary };
-      await write(stdout, `${JSON.stringify(result)}\n`, signal);
-    } else await write(stdout, '\n', signal);
-    if (verbose) await write(stderr, describe(generation, cache, this.#opened));
+  /** @returns whether the conversation goes on */
+  async #take(input: ChatInput, stop?: AbortSignal): Promise<boolean> {
+    if (input.kind === 'command') return this.#commands.run(input.name, input.argument, stop);
+    const text = [this.#attached, input.text].filter((part) => part !== '').join('\n\n');
+    if (text === '') return true;
+    await this.#commands.answer(text, stop);
+    this.#attached = '';
+    return true;
   }
+}
+
+/** Errors about what was typed, or about a file. The model and the conversation are as they were. */
+function isRecoverable(error: unknown): boolean {
+  return exitCodeOf(error) === EXIT.usage || (error instanceof Error && 'code' in error);
 }

@@ -27,6 +27,7 @@ import { GROUPINGS, groupedSizes } from '../quant/grouped.js';
 import type { NuqMatrix } from '../quant/nuq.js';
 import { packedBytes } from '../quant/pack.js';
 import { BITS, RANGE_RULES } from '../quant/uniform.js';
+import type { ChatMessage } from '../text/chat-template.js';
 import { crc32 } from './crc32.js';
 import {
   type Part,
@@ -48,6 +49,8 @@ export interface SnapshotContent {
   readonly generated?: number;
   /** Of the model's weights, see io/fingerprint.ts. */
   readonly fingerprint: string;
+  /** The conversation whose text the ids are, if it is one. */
+  readonly messages?: readonly ChatMessage[];
 }
 
 /** What a snapshot says about itself. */
@@ -73,6 +76,8 @@ export interface RestoredSnapshot {
   readonly pending: readonly number[];
   /** How many of the ids, pending ones included, were generated; see `GenerateOptions.generatedBefore`. */
   readonly generated: number;
+  /** The conversation whose text the ids are; empty if it is none. */
+  readonly messages: readonly ChatMessage[];
 }
 
 /** The model that a snapshot is restored for. */
@@ -86,6 +91,7 @@ interface Metadata extends SnapshotInfo {
   readonly layers: number;
   /** Of `kvquant`, whose ranges and levels are not in the file: their CRC-32. */
   readonly calibration?: number;
+  readonly messages: readonly ChatMessage[];
 }
 
 /** No option is a larger number than this: sizes are computed from them before the bytes are looked at. */
@@ -143,7 +149,7 @@ const OPTION_VALUES: Readonly<Record<string, readonly unknown[] | 'count' | 'fra
  * ```
  */
 export function writeSnapshot(content: SnapshotContent): Uint8Array {
-  const { cache, tokens, pending = [], generated = 0, fingerprint } = content;
+  const { cache, tokens, pending = [], generated = 0, fingerprint, messages = [] } = content;
   if (tokens.length !== cache.length) {
     throw new ConfigError('tokens', `${tokens.length} ids`, `the ${cache.length} ids that the cache holds`);
   }
@@ -154,12 +160,13 @@ export function writeSnapshot(content: SnapshotContent): Uint8Array {
       `from 0 to the number of ids, ${tokens.length + pending.length}`,
     );
   }
-  const metadata: Metadata = {
+  const metadata: Partial<Metadata> = {
     model: fingerprint,
     layers: cache.layers.length,
     length: cache.length,
     pending: pending.length,
     generated,
+    messages: messages.length > 0 ? messages : undefined,
     options: cache.options,
     calibration: calibrationCrc(cache),
   };
@@ -182,6 +189,7 @@ export function readSnapshotInfo(bytes: Uint8Array, path: string): SnapshotInfo 
   const {
     layers: _layers,
     calibration: _calibration,
+    messages: _messages,
     ...info
   } = parseMetadata(readSections(bytes, path)[0], path);
   return info;
@@ -239,8 +247,8 @@ export function restoreSnapshot(bytes: Uint8Array, path: string, owner: Snapshot
     return readLayer(reader, layout, cache, index, metadata.length);
   });
   for (const [index, state] of states.entries()) cache.layers[index].restore(state);
-  const { length, generated } = metadata;
-  return { cache, tokens: ids.slice(0, length), pending: ids.slice(length), generated };
+  const { length, generated, messages } = metadata;
+  return { cache, tokens: ids.slice(0, length), pending: ids.slice(length), generated, messages };
 }
 
 /** Everything that a layer holds, in the order in which it is written. */
@@ -422,7 +430,10 @@ function parseMetadata(section: Section, path: string): Metadata {
     throw new FormatError(path, name, 'is not JSON', { cause });
   }
   if (typeof json !== 'object' || json === null) throw new FormatError(path, name, 'is not an object');
-  const { model, layers, length, pending, generated, options, calibration } = json as Record<string, unknown>;
+  const { model, layers, length, pending, generated, options, calibration, messages } = json as Record<
+    string,
+    unknown
+  >;
   if (typeof model !== 'string' || !/^[0-9a-f]{16}$/.test(model)) {
     throw new FormatError(path, `${name} "model"`, 'must be 16 hexadecimal digits');
   }
@@ -438,8 +449,22 @@ function parseMetadata(section: Section, path: string): Metadata {
   if ((generated as number) > (length as number) + (pending as number)) {
     throw new FormatError(path, `${name} "generated"`, 'must not be more than there are tokens');
   }
-  const parsed = parseOptions(options, name, path);
-  return { model, layers, length, pending, generated, options: parsed, calibration } as Metadata;
+  return {
+    ...{ model, layers, length, pending, generated, calibration },
+    options: parseOptions(options, name, path),
+    messages: parseMessages(messages, name, path),
+  } as Metadata;
+}
+
+/** Files of version 1 that were written before there were conversations in them have none. */
+function parseMessages(messages: unknown, section: string, path: string): readonly ChatMessage[] {
+  if (messages === undefined) return [];
+  if (!Array.isArray(messages)) throw new FormatError(path, `${section} "messages"`, 'must be a list');
+  for (const [index, message] of (messages as Partial<ChatMessage>[]).entries()) {
+    if (typeof message?.role === 'string' && typeof message.content === 'string') continue;
+    throw new FormatError(path, `${section} message ${index}`, 'must have a role and a content, both text');
+  }
+  return messages;
 }
 
 function parseOptions(options: unknown, section: string, path: string): CacheOptions {

@@ -322,38 +322,86 @@ describe('chat', () => {
   const args = () => ['chat', '-m', chatModel, '-n', '6', '--cache', 'xquant:4'];
 
   it('keeps the conversation, and the cache with it', async () => {
-    const [first, second] = await json(args(), 'hi\nand you\n');
+    const file = join(folder, 'kept.xqs');
+    const [first] = await json(args(), `hi\n/save ${file}\n`);
     expect(first).toMatchObject({ reusedTokens: 0, cache: 'xquant:4' });
+    const [second] = await json(args(), `/load ${file}\nand you\n`);
     expect(second.reusedTokens).toBeGreaterThanOrEqual(first.promptTokens);
     expect(second.promptTokens).toBeGreaterThan(first.promptTokens + first.generatedTokens);
   });
 
-  it('/reset forgets it, /exit leaves it', async () => {
-    const answers = await json(args(), 'hi\n/reset\nhi\n/exit\nhi\n');
-    expect(answers).toHaveLength(2);
-    expect(answers[1].promptTokens).toBe(answers[0].promptTokens);
+  it('takes all of a pipe as one message', async () => {
+    const [answer, ...others] = await json(args(), 'hi\nand you\n\nin the inn\n');
+    expect(others).toEqual([]);
+    const [shorter] = await json(args(), 'hi\nand you\n');
+    expect(answer.promptTokens).toBeGreaterThan(shorter.promptTokens);
   });
 
-  it('--system comes first', async () => {
+  it('/reset forgets it, /quit and /exit leave it', async () => {
+    for (const leave of ['/quit', '/exit']) {
+      const answers = await json(args(), `hi\n/reset\nhi\n${leave}\nhi\n`);
+      expect(answers).toHaveLength(2);
+      expect(answers[1].promptTokens).toBe(answers[0].promptTokens);
+    }
+  });
+
+  it('--system comes first, and /system changes it', async () => {
     const [plain] = await json(args(), 'hi\n');
     const [withSystem] = await json([...args(), '--system', 'be in'], 'hi\n');
     expect(withSystem.promptTokens).toBeGreaterThan(plain.promptTokens);
+    const [changed] = await json(args(), '/system be in\nhi\n');
+    expect(changed.ids).toEqual(withSystem.ids);
   });
 
-  it('takes a question back that does not fit, and goes on', async () => {
+  it('--file comes before the first message, or is it', async () => {
+    const file = join(folder, 'page.txt');
+    writeFileSync(file, 'in the inn\nin the rain\n');
+    const [both] = await json([...args(), '-f', file], 'who');
+    const [typed] = await json(args(), 'in the inn\nin the rain\n\nwho');
+    expect(both.ids).toEqual(typed.ids);
+    const [alone] = await json([...args(), '-f', file], '');
+    expect(alone.ids).toEqual((await json(args(), 'in the inn\nin the rain'))[0].ids);
+    const missing = await runInProcess([...args(), '-f', join(folder, 'none.txt')], { stdin: 'hi' });
+    expect(missing.code).toBe(1);
+    expect(missing.stderr).toMatch(/^xquant: .*none\.txt: cannot be read: .*\n$/);
+  });
+
+  it('/cache goes on with another cache', async () => {
+    const [, second] = await json(args(), 'hi\n/cache kv\nand you');
+    expect(second).toMatchObject({ reusedTokens: 0, cache: 'kv' });
+    const bad = await runInProcess(args(), { stdin: '/cache xquant:5\nhi' });
+    expect(bad).toMatchObject({ code: 2, stdout: '' });
+    expect(bad.stderr).toMatch(/"bits" must be/);
+  });
+
+  it('drops the oldest turns of a full context, and says so', async () => {
     const { code, stdout, stderr } = await runInProcess([...args(), '--json'], {
-      stdin: `${'x'.repeat(400)}\nhi\n`,
+      stdin: [1, 2, 3, 4].map((i) => `${i} ${'x'.repeat(80)}`).join('\n/stats\n'),
     });
     expect(code).toBe(0);
-    expect(stderr).toMatch(/^xquant: "prompt" must be at most 256 tokens.*\/reset/);
-    expect(JSON.parse(stdout).reusedTokens).toBe(0);
+    expect(stderr).toMatch(/the context is full: the oldest \d messages are forgotten/);
+    const answers = stdout.split('\n').filter((line) => line.startsWith('{'));
+    expect(answers.map((line) => JSON.parse(line).droppedMessages).some((count) => count > 0)).toBe(true);
   });
 
-  it('answers in plain text without --json, and knows its commands', async () => {
-    const { code, stdout, stderr } = await runInProcess(args(), { stdin: 'hi\n/help\n/nonsense\n' });
+  it('ends in a pipe at a message that does not fit, or a command that there is not', async () => {
+    const long = await runInProcess([...args(), '--json'], { stdin: `${'x'.repeat(400)}\n` });
+    expect(long).toMatchObject({ code: 2, stdout: '' });
+    expect(long.stderr).toMatch(/^xquant: "prompt" must be at most 256 tokens/);
+    const slip = await runInProcess(args(), { stdin: 'hi\n/nonsense\nhi' });
+    expect(slip.code).toBe(2);
+    expect(slip.stderr).toMatch(/no command \/nonsense; \/help lists them\n$/);
+    const argument = await runInProcess(args(), { stdin: '/reset everything\n' });
+    expect(argument.stderr).toMatch(/\/reset takes no argument/);
+  });
+
+  it('answers in plain text without --json, with what it did on stderr', async () => {
+    const { code, stdout, stderr } = await runInProcess(args(), { stdin: 'hi\n/help\n/stats\n' });
     expect(code).toBe(0);
-    expect(stdout).toMatch(/\/reset {2}forget the conversation/);
-    expect(stderr).toMatch(/no command \/nonsense/);
+    expect(stdout).toMatch(/\/reset +forget the conversation/);
+    expect(stdout).toMatch(/^context {2}\d+ of 256 tokens, 2 messages$/m);
+    expect(stderr).toMatch(/^.*, cache xquant:4, context 256 tokens\n\(read \d+ of \d+ tokens .*\)\n$/);
+    expect((await runInProcess([...args(), '--quiet'], { stdin: 'hi\n' })).stderr).toBe('');
   });
 
   it('needs a template: that of the model, or a file', async () => {
