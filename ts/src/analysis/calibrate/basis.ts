@@ -1,0 +1,147 @@
+/**
+ * The basis of a layer: coordinates in which what is left after prediction is uncorrelated, and an error of one
+ * standard deviation of channel k costs L_k (transform coding with a weighted error).
+ *
+ *     A = Q^(1/2)                      errors of c A all cost the same
+ *     A C A = V L V^T                  C: covariance of c - p;  L descending
+ *     z = (c - p) E                    E = A V L^(-1/2)          variance 1, no correlation
+ *     c^ = p + z^ D                    D = L^(1/2) V^T A^-1      E D = I
+ *
+ * The cost of the error (z^ - z) is sum over k of `L_k (z^_k - z_k)^2`: L_k is the importance of channel k, and
+ * decides its bits. With `tensor` or `head`, C is cut to blocks first, and every block has a basis of its own.
+ *
+ * @module
+ */
+
+import { ConfigError } from '../../errors.js';
+import { derivedSizes, type ModelConfig } from '../../model/config.js';
+import {
+  type Dense,
+  dense,
+  multiply,
+  scaleColumns,
+  scaleRows,
+  transposeDense,
+} from '../../numerics/dense.js';
+import { symmetricEigen } from '../../numerics/eigen.js';
+import { diagonalBlock, symmetrize } from './statistics.js';
+
+/** Which channels share a basis. */
+export type BasisKind = 'joint' | 'tensor' | 'head';
+
+/** Eigenvalues of a metric below this fraction of their mean are raised to it: no direction is free. */
+const METRIC_FLOOR = 1e-3;
+
+/** Importances below this fraction of the largest are raised to it, so that scaling is finite. */
+const IMPORTANCE_FLOOR = 1e-12;
+
+/** A = Q^(1/2), symmetric, and its inverse. */
+export interface MetricRoot {
+  /** [n, n] */
+  readonly root: Dense;
+  /** [n, n] */
+  readonly inverse: Dense;
+}
+
+/** The coordinates of one layer. */
+export interface LayerBasis {
+  /** E: carrier to coordinates. [n, n] */
+  readonly encode: Dense;
+  /** D: coordinates to carrier. [n, n] */
+  readonly decode: Dense;
+  /** L of every channel. [n] */
+  readonly importance: Float64Array;
+}
+
+/**
+ * The root of a metric.
+ *
+ * @param blocks of the metric along its diagonal, each symmetric and not negative
+ * @returns fresh
+ */
+export function metricRoot(blocks: readonly Dense[]): MetricRoot {
+  const parts = blocks.map(symmetricEigen);
+  const n = blocks.reduce((sum, { rows }) => sum + rows, 0);
+  const sum = parts.reduce((all, { values }) => values.reduce((total, value) => total + value, all), 0);
+  const floor = (METRIC_FLOOR * sum) / n;
+  const root = dense(n, n);
+  const inverse = dense(n, n);
+  let first = 0;
+  for (const { values, vectors } of parts) {
+    const roots = values.map((value) => Math.sqrt(Math.max(value, floor)));
+    const transposed = transposeDense(vectors);
+    place(root, multiply(scaleColumns(vectors, roots), transposed), first);
+    const inverses = roots.map((value) => 1 / value);
+    place(inverse, multiply(scaleColumns(vectors, inverses), transposed), first);
+    first += values.length;
+  }
+  return { root, inverse };
+}
+
+/**
+ * The basis of a layer.
+ *
+ * @param metric A and its inverse, [n, n]
+ * @param residual C, the covariance of what is coded, [n, n]
+ * @param blocks channels of each part that has a basis of its own; [n] for one basis
+ * @returns fresh; zero outside the blocks, importance descending in each
+ */
+export function layerBasis(
+  { root, inverse }: MetricRoot,
+  residual: Dense,
+  blocks: readonly number[],
+): LayerBasis {
+  const n = residual.rows;
+  const weighted = symmetrize(multiply(multiply(root, residual), root));
+  const parts: { first: number; values: Float64Array; vectors: Dense }[] = [];
+  let first = 0;
+  for (const size of blocks) {
+    parts.push({ first, ...symmetricEigen(diagonalBlock(weighted, first, size)) });
+    first += size;
+  }
+  const largest = Math.max(...parts.map(({ values }) => values[0]));
+  const importance = new Float64Array(n);
+  const vectors = dense(n, n);
+  for (const part of parts) {
+    importance.set(
+      part.values.map((value) => Math.max(value, IMPORTANCE_FLOOR * largest)),
+      part.first,
+    );
+    place(vectors, part.vectors, part.first);
+  }
+  const deviations = importance.map(Math.sqrt);
+  return {
+    encode: scaleColumns(
+      multiply(root, vectors),
+      deviations.map((value) => 1 / value),
+    ),
+    decode: scaleRows(multiply(transposeDense(vectors), inverse), deviations),
+    importance,
+  };
+}
+
+/**
+ * Channels of each block of a basis.
+ *
+ * @param width of the carrier
+ * @throws {ConfigError} if the carrier is X, whose channels belong to all heads
+ */
+export function basisBlocks(kind: BasisKind, config: ModelConfig, width: number): number[] {
+  const { kvDim } = derivedSizes(config);
+  if (kind === 'joint') return [width];
+  if (width !== 2 * kvDim) {
+    const allowed =
+      'joint: this model stores X itself, whose channels belong to keys and values of all heads';
+    throw new ConfigError('basis', kind, allowed);
+  }
+  if (kind === 'tensor') return [kvDim, kvDim];
+  return Array.from({ length: 2 * config.numKeyValueHeads }, () => config.headDim);
+}
+
+/** Writes a block on the diagonal. */
+function place(target: Dense, block: Dense, first: number): void {
+  for (let r = 0; r < block.rows; r++) {
+    const row = block.data.subarray(r * block.columns, (r + 1) * block.columns);
+    target.data.set(row, (first + r) * target.columns + first);
+  }
+}
