@@ -7,13 +7,19 @@
  * @module
  */
 
-/** Base class: `code` is stable across versions, the message is for people. */
+import { describeValue, printableText } from './printable.js';
+
+/** Longest message, in characters: names and values in it come from files. */
+const MAX_MESSAGE = 4000;
+
+/** Base class: `code` is stable across versions, the message is for people and has no control characters. */
 export class XQuantError extends Error {
   /** Stable machine-readable kind, for instance `'SHAPE'`. */
   readonly code: string;
 
   constructor(code: string, message: string, options?: ErrorOptions) {
-    super(message, options);
+    const shown = message.length > MAX_MESSAGE ? `${message.slice(0, MAX_MESSAGE)}...` : message;
+    super(printableText(shown), options);
     this.name = new.target.name;
     this.code = code;
   }
@@ -45,7 +51,7 @@ export class ConfigError extends XQuantError {
     /** What would have been accepted, in words. */
     readonly allowed: string,
   ) {
-    super('CONFIG', `"${option}" must be ${allowed}, got ${formatValue(value)}`);
+    super('CONFIG', `"${option}" must be ${allowed}, got ${describeValue(value)}`);
   }
 }
 
@@ -165,10 +171,6 @@ export class DisposedError extends XQuantError {
   ) {
     super('DISPOSED', `${object} was used after dispose()`);
   }
-}
-
-function formatValue(value: unknown): string {
-  return typeof value === 'string' ? `"${value}"` : String(value);
 }
 
 /**

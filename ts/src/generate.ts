@@ -13,6 +13,7 @@ import type { CacheRequest } from './cache/presets.js';
 import type { CacheBytes, ModelCache } from './cache/types.js';
 import { assertIndex, assertPositiveInteger, ConfigError, ShapeError } from './errors.js';
 import type { ForwardOptions, LanguageModel } from './model/language-model.js';
+import { assertCache, assertTokenList, tokenIds } from './model/tokens.js';
 import { type Matrix, row } from './numerics/matrix.js';
 import { type SampledToken, Sampler, type SamplingOptions } from './sampling.js';
 import { StopFilter } from './stop-filter.js';
@@ -122,11 +123,13 @@ export class CachedSequence {
    * @throws {ShapeError} if there are more or fewer ids than tokens in the cache
    */
   constructor(cache: ModelCache, tokens: ArrayLike<number> = []) {
+    assertCache(cache);
+    assertTokenList(tokens);
     if (tokens.length !== cache.length) {
       throw new ShapeError('CachedSequence', 'tokens', [cache.length], [tokens.length]);
     }
     this.cache = cache;
-    this.#tokens = Array.from(tokens);
+    this.#tokens = tokenIds(tokens, Number.MAX_SAFE_INTEGER);
   }
 
   /** Ids in the cache, oldest first. */
@@ -252,15 +255,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   ) {
     const { cache = DEFAULT_CACHE, stop = [], ignoreEos, logitBias, prefillChunk, maxTokens } = options;
     const { generatedBefore = 0 } = options;
-    // Looked at before encoding: a BOS token in front would make an empty text look like one.
-    if (prompt.length === 0) throw new ConfigError('prompt', '', 'at least one token');
-    this.prompt = Array.from(typeof prompt === 'string' ? tokenizer.encode(prompt) : prompt);
-    const context = model.config.maxPositionEmbeddings;
-    if (this.prompt.length === 0) throw new ConfigError('prompt', '', 'at least one token');
-    if (this.prompt.length > context) {
-      const allowed = `at most ${context} tokens, the context of the model`;
-      throw new ConfigError('prompt', `${this.prompt.length} tokens`, allowed);
-    }
+    this.prompt = promptIds(prompt, tokenizer, model.config);
     if (prefillChunk !== undefined) assertPositiveInteger(prefillChunk, 'prefillChunk');
     if (maxTokens !== undefined) assertIndex(maxTokens, Number.MAX_SAFE_INTEGER, 'maxTokens');
 
@@ -368,4 +363,22 @@ export class Generation implements AsyncIterable<GeneratedToken> {
       this.#stopReason ??= 'interrupted'; // an error, or the caller left the loop
     }
   }
+}
+
+/** The ids of a prompt, fresh: at least one, and no more than the context has room for. */
+function promptIds(
+  prompt: string | ArrayLike<number>,
+  tokenizer: GenerationTokenizer,
+  { maxPositionEmbeddings: context, vocabSize }: LanguageModel['config'],
+): number[] {
+  // Looked at before encoding: a BOS token in front would make an empty text look like one.
+  if (prompt === '') throw new ConfigError('prompt', '', 'at least one token');
+  const tokens = typeof prompt === 'string' ? tokenizer.encode(prompt) : prompt;
+  assertTokenList(tokens, 'prompt');
+  if (tokens.length === 0) throw new ConfigError('prompt', '', 'at least one token');
+  if (tokens.length > context) {
+    const allowed = `at most ${context} tokens, the context of the model`;
+    throw new ConfigError('prompt', `${tokens.length} tokens`, allowed);
+  }
+  return tokenIds(tokens, vocabSize, 'prompt');
 }

@@ -20,6 +20,7 @@ import { storedBytes } from './cache/stored-matrix.js';
 import type { ModelCache } from './cache/types.js';
 import { assertPositiveInteger, ConfigError } from './errors.js';
 import type { AttentionMode, LanguageModel } from './model/language-model.js';
+import { assertTokenList, tokenIds } from './model/tokens.js';
 import { BaselineLogits, TokenScores } from './scoring.js';
 
 /** Tokens of a window unless asked otherwise: what the paper uses for all models. */
@@ -112,7 +113,8 @@ export interface PerplexityReport {
  * @param tokens ids of the whole text, tokenized once, with the special tokens of the tokenizer's default
  * @throws {ConfigError} if the text is too short, says how many tokens are needed; or a cache does not fit
  *   the model
- * @throws {RangeError} if a number is outside its range
+ * @throws {TypeError} if `tokens` is not an array
+ * @throws {RangeError} if a number is outside its range, or an id is not in the vocabulary
  * @throws {NumericError} if a log-likelihood is not finite
  */
 export async function measurePerplexity(
@@ -121,7 +123,11 @@ export async function measurePerplexity(
   options: PerplexityOptions,
 ): Promise<PerplexityReport> {
   const { mode = 'teacherForced', signal, onProgress } = options;
+  assertTokenList(tokens);
+  if (!Array.isArray(options?.caches))
+    throw new ConfigError('caches', options?.caches, 'a list of cache arguments');
   const plan = planWindows(model, tokens, options);
+  const text = tokenIds(tokens, model.config.vocabSize);
   const baseline = new Measured('kv', model);
   const measured = options.caches.map((cache) => new Measured(cache, model));
   const all = [baseline, ...measured];
@@ -139,7 +145,7 @@ export async function measurePerplexity(
     // Window by window and pass by pass through all caches, so that the logits of one pass are all that is kept.
     for (let window = 0; window < plan.windows; window++) {
       const from = window * plan.windowSize;
-      const ids = Array.from({ length: plan.windowSize }, (_, i) => tokens[from + i]);
+      const ids = text.slice(from, from + plan.windowSize);
       for (const each of all) each.startWindow();
       for (let at = 0; at < ids.length; at += passTokens) {
         const pass = ids.slice(at, at + passTokens);

@@ -16,7 +16,7 @@ import type { ModelFile } from '../io/model-file.js';
 import type { LoadProgress } from '../io/progress.js';
 import type { ModelConfig } from '../model/config.js';
 import type { BatchOptions, ForwardOptions, LanguageModel } from '../model/language-model.js';
-import { assertBatch, assertTokens } from '../model/tokens.js';
+import { assertBatch, assertCache, assertForwardOptions, assertTokens } from '../model/tokens.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { fromPortable } from './errors.js';
 import type {
@@ -201,6 +201,7 @@ export class RemoteModel implements LanguageModel {
   }
 
   async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {
+    assertForwardOptions(options);
     const { logits = 'last', mode = 'generation', signal, onTensor } = options;
     if (onTensor) {
       throw new ConfigError(
@@ -210,8 +211,7 @@ export class RemoteModel implements LanguageModel {
       );
     }
     const own = this.#own(cache);
-    assertTokens(tokens, own, this.config);
-    const body = { cache: own.id, tokens: Array.from(tokens), logits, mode };
+    const body = { cache: own.id, tokens: assertTokens(tokens, own, this.config), logits, mode };
     const answer = await own.ordered(() => this.#connection.request('forward', body, { signal }));
     own.note(answer);
     return answer.logits;
@@ -222,12 +222,12 @@ export class RemoteModel implements LanguageModel {
     caches: readonly ModelCache[],
     options: BatchOptions = {},
   ): Promise<Matrix> {
+    assertForwardOptions(options);
     const { logits = 'last', mode = 'generation', signal } = options;
     assertBatch(tokens, caches);
     const own = caches.map((cache) => this.#own(cache));
-    for (const [i, cache] of own.entries()) assertTokens(tokens[i], cache, this.config);
+    const lists = own.map((cache, i) => assertTokens(tokens[i], cache, this.config));
     for (const cache of own) await cache.ordered(async () => undefined); // what was asked before has worked
-    const lists = tokens.map((list) => Array.from(list));
     const body = { caches: own.map(({ id }) => id), tokens: lists, logits, mode };
     const answer = await this.#connection.request('forwardBatch', body, { signal });
     for (const [i, cache] of own.entries()) cache.note(answer.reports[i]);
@@ -286,6 +286,7 @@ export class RemoteModel implements LanguageModel {
 
   #own(cache: ModelCache): RemoteCache {
     if (cache instanceof RemoteCache && cache.model === this) return cache;
+    assertCache(cache);
     const reason = `it belongs to ${cache instanceof RemoteCache ? 'another model' : `backend "${cache.backend}"`}`;
     throw new CacheStateError(cache.options.variant, cache.length, 'run', reason);
   }

@@ -12,6 +12,7 @@
  */
 
 import { LoadError, XQuantError } from '../errors.js';
+import { messageOf } from '../printable.js';
 
 /** The browser does not keep what it was to keep: the quota is used up, or there is no storage at all. */
 export class StorageError extends XQuantError {
@@ -479,8 +480,4 @@ function isQuota(cause: unknown): boolean {
 
 function megabytes(bytes: number): string {
   return `${(bytes / 1e6).toFixed(1)} MB`;
-}
-
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }

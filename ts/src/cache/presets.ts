@@ -159,6 +159,9 @@ export function resolveCacheOptions(request: CacheRequest | string, shape: Cache
 
 /** Every option, though perhaps not a combination that the model can have. */
 function resolveUnchecked(request: CacheRequest | string, shape: CacheModelShape): CacheOptions {
+  if (typeof request !== 'string' && (typeof request !== 'object' || request === null)) {
+    throw new ConfigError('cache', request, 'a cache argument, or an object with a variant');
+  }
   const given = typeof request === 'string' ? parseCacheSpec(request) : request;
   const { variant, preset = 'tuned' } = given;
   if (!CACHE_VARIANTS.includes(variant)) {

@@ -13,6 +13,7 @@
  */
 
 import { ConfigError, KernelError } from '../errors.js';
+import { messageOf } from '../printable.js';
 import { bindKernels, type Kernels } from './kernels.js';
 
 /** Instruction set as a user asks for it. */
@@ -207,8 +208,4 @@ async function readBinary(location: URL | string, build: WasmBuild): Promise<Buf
   } catch (cause) {
     throw new KernelError(build, `cannot read ${url.href}: ${messageOf(cause)}`, { cause });
   }
-}
-
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }

@@ -8,7 +8,7 @@
  * @module
  */
 
-import { assertPositiveInteger, MemoryError } from '../errors.js';
+import { assertIndex, assertPositiveInteger, MemoryError } from '../errors.js';
 
 /** Bytes of a WebAssembly page. */
 const PAGE = 65536;
@@ -117,9 +117,11 @@ export class LinearMemory {
    * @param bytes how many
    * @param purpose for the error message: `'weights'`, `'cache'`, `'scratch'`
    * @returns a pointer, a multiple of 64
+   * @throws {RangeError} if `bytes` is not a size: NaN here would make every later pointer NaN
    * @throws {MemoryError} if the limit or the runtime does not allow it; nothing is taken then
    */
   allocate(bytes: number, purpose: string): number {
+    assertIndex(bytes, Number.MAX_SAFE_INTEGER, 'bytes');
     const size = align(Math.max(bytes, 1));
     const pointer = this.#takeFree(size) ?? this.#takeNew(size, purpose);
     this.#sizes.set(pointer, size);

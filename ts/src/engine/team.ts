@@ -97,6 +97,9 @@ export interface TeamOptions {
   readonly spawn?: SpawnThread;
 }
 
+/** `kernel` of the error of a kernel that trapped on some thread. */
+export const TRAPPED = 'kernel';
+
 /** How long to wait for a late thread before letting events run: it may have died, and only an event tells. */
 const PATIENCE_MS = 2;
 
@@ -408,7 +411,7 @@ export class Team implements Recorder {
     const thread = Atomics.load(this.#control, FAILED) - 1;
     await this.#waitForAcks(this.#epoch++, 0);
     Atomics.store(this.#control, FAILED, 0);
-    throw new KernelError('kernel', `it stopped on thread ${thread}`, { cause: this.#runner.error() });
+    throw new KernelError(TRAPPED, `it stopped on thread ${thread}`, { cause: this.#runner.error() });
   }
 
   #startThread(spawn: SpawnThread, source: string, setup: ThreadSetup): Promise<void> {

@@ -48,6 +48,8 @@ export interface CacheHost {
   passRows(layer: number, plan: CachePlan, input: LayerInput): { rows: PassRows; free: readonly number[] };
   /** Adds bias, norm of heads to keys and bias to values, where a plan leaves them out. */
   finishRows(layer: number, plan: CachePlan, keys: number, values: number, tokens: number): void;
+  /** Told what went wrong outside a pass; after an error from inside, the model refuses to go on. */
+  noteFailure(error: unknown): void;
   /** Keeps a plan alive, or lets it go. */
   retain(plan: CachePlan): void;
   release(plan: CachePlan): void;
@@ -73,14 +75,14 @@ class CacheResources {
   readonly windows: (ExactWindow | undefined)[] = [];
   /** By block; blocks that no pass has visited have none. */
   readonly accumulators: (AccumulatorEntry | undefined)[] = [];
-  readonly #host: CacheHost;
+  readonly host: CacheHost;
   /** Not by way of the host, which may be gone when this is freed. */
   readonly #memory: LinearMemory;
   readonly #plan: CachePlan;
   #disposed = false;
 
   constructor(host: CacheHost, plan: CachePlan, stores: readonly BlockStore[]) {
-    this.#host = host;
+    this.host = host;
     this.#memory = host.memory;
     this.#plan = plan;
     this.stores = stores;
@@ -105,12 +107,21 @@ class CacheResources {
       this.#memory.free(window.values);
     }
     this.truncateAccumulators(0);
-    this.#host.release(this.#plan);
+    this.host.release(this.#plan);
   }
 }
 
-/** Frees what belonged to caches that nobody disposed of. */
-const registry = new FinalizationRegistry<CacheResources>((resources) => resources.dispose());
+/**
+ * Frees what belonged to caches that nobody disposed of. An error here could reach nobody but the process itself,
+ * which it would end; the model remembers it, and its next call says so.
+ */
+const registry = new FinalizationRegistry<CacheResources>((resources) => {
+  try {
+    resources.dispose();
+  } catch (error) {
+    resources.host.noteFailure(error);
+  }
+});
 
 /** The caches of one sequence. */
 export class WasmCache implements ModelCache {
@@ -345,6 +356,7 @@ export class WasmLayerCache implements LayerCache {
       this.recordAppend(recorder, rows, 0, tokens);
       this.store.commit();
     } catch (error) {
+      host.noteFailure(error);
       this.rollback();
       throw error;
     } finally {
@@ -380,6 +392,9 @@ export class WasmLayerCache implements LayerCache {
         this.plan.recordReadWindow(recorder, window, 0, windowTokens, buffer, buffer + size, plan.scratch);
         take(sealedTokens, windowTokens);
       }
+    } catch (error) {
+      host.noteFailure(error);
+      throw error;
     } finally {
       memory.free(buffer);
     }

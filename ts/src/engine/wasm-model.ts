@@ -11,15 +11,16 @@
 import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
 import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
 import type { CacheOptions, KeyValueProjection, LayerInput, ModelCache } from '../cache/types.js';
-import { CacheStateError, ConfigError, DisposedError, KernelError } from '../errors.js';
+import { CacheStateError, ConfigError, DisposedError, KernelError, XQuantError } from '../errors.js';
 import { assertModelConfig, derivedSizes, type ModelConfig } from '../model/config.js';
 import type { BatchOptions, LanguageModel } from '../model/language-model.js';
 import { normalizeHeads, normalizeRows } from '../model/rms-norm.js';
 import { ropeFrequencies } from '../model/rope.js';
-import { assertBatch, assertTokens } from '../model/tokens.js';
+import { assertBatch, assertCache, assertForwardOptions, assertRoom, assertTokens } from '../model/tokens.js';
 import { assertWeightShapes, type FileWeights } from '../model/weights.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { inNode } from '../platform.js';
+import { messageOf } from '../printable.js';
 import type { Kernels } from './kernels.js';
 import { LayerPlan, type PassRows } from './layer-plan.js';
 import {
@@ -40,7 +41,7 @@ import {
 } from './pass.js';
 import { placeFloats, placeMatrix, readMatrix } from './placed-weights.js';
 import { KEY_WEIGHTS, type KeyWeights } from './small-product.js';
-import { type Recorder, type SpawnThread, Team } from './team.js';
+import { type Recorder, type SpawnThread, Team, TRAPPED } from './team.js';
 import { threadScratch } from './thread-scratch.js';
 import { type CacheHost, type CachePlan, WasmCache } from './wasm-cache.js';
 
@@ -102,6 +103,8 @@ export class WasmModel implements LanguageModel, CacheHost {
   #weightBytes = 0;
   #ropePositions = 0;
   #rope = { cos: 0, sin: 0 };
+  /** What went wrong inside: memory may be in any state since then, so nothing more is computed with it. */
+  #broken: { readonly cause: unknown } | undefined;
   /** The pass that runs, or ran last: passes go one after another. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -194,10 +197,16 @@ export class WasmModel implements LanguageModel, CacheHost {
 
   /**
    * @throws {DisposedError} after {@link dispose}
+   * @throws {KernelError} after an error from inside
    * @internal
    */
   get memory(): LinearMemory {
     if (!this.#memory) throw new DisposedError('model');
+    if (this.#broken) {
+      const { cause } = this.#broken;
+      const reason = `an internal error has stopped this model, load it again (it was: ${messageOf(cause)})`;
+      throw new KernelError('model', reason, { cause });
+    }
     return this.#memory;
   }
 
@@ -216,7 +225,10 @@ export class WasmModel implements LanguageModel, CacheHost {
     cache: ModelCache,
     options: WasmForwardOptions = {},
   ): Promise<Matrix> {
-    return this.#inTurn(() => this.#forward([tokens], [this.#own(cache)], options));
+    assertForwardOptions(options);
+    const own = this.#own(cache);
+    const ids = assertTokens(tokens, own, this.config);
+    return this.#inTurn(() => this.#forward([ids], [own], options));
   }
 
   /** Blocks that all sequences share are rematerialized once. */
@@ -225,9 +237,11 @@ export class WasmModel implements LanguageModel, CacheHost {
     caches: readonly ModelCache[],
     options: BatchOptions = {},
   ): Promise<Matrix> {
+    assertForwardOptions(options);
     assertBatch(tokens, caches);
     const own = caches.map((cache) => this.#own(cache));
-    return this.#inTurn(() => this.#forward(tokens, own, options));
+    const ids = own.map((cache, i) => assertTokens(tokens[i], cache, this.config));
+    return this.#inTurn(() => this.#forward(ids, own, options));
   }
 
   async dispose(): Promise<void> {
@@ -298,6 +312,11 @@ export class WasmModel implements LanguageModel, CacheHost {
   }
 
   /** @internal */
+  noteFailure(error: unknown): void {
+    if (isInternal(error)) this.#broken ??= { cause: error };
+  }
+
+  /** @internal */
   retain(plan: CachePlan): void {
     for (const entry of this.#plans.values()) if (entry.plan === plan) entry.users++;
   }
@@ -321,6 +340,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   // ---- passes ------------------------------------------------------------------------------------------------
 
   #own(cache: ModelCache): WasmCache {
+    assertCache(cache);
     if (!(cache instanceof WasmCache) || cache.host !== this) {
       const owner = cache instanceof WasmCache ? 'another model' : `backend "${cache.backend}"`;
       throw new CacheStateError(cache.options.variant, cache.length, 'run', `it belongs to ${owner}`);
@@ -336,8 +356,9 @@ export class WasmModel implements LanguageModel, CacheHost {
     return turn;
   }
 
+  /** @param tokens checked, but for the room that passes before this one have left */
   async #forward(
-    tokens: readonly ArrayLike<number>[],
+    tokens: readonly (readonly number[])[],
     caches: readonly WasmCache[],
     options: WasmForwardOptions,
   ): Promise<Matrix> {
@@ -345,7 +366,7 @@ export class WasmModel implements LanguageModel, CacheHost {
     let first = 0;
     const sequences: SequenceRows[] = caches.map((cache, i) => {
       cache.assertUsable();
-      assertTokens(tokens[i], cache, this.config);
+      assertRoom(tokens[i].length, cache, this.config);
       const sequence = { cache, first, count: tokens[i].length, position: cache.length };
       first += sequence.count;
       return sequence;
@@ -355,13 +376,15 @@ export class WasmModel implements LanguageModel, CacheHost {
     const { plan } = caches[0];
     team.reserveScratch(plan.scratch.bytes);
     this.#reserveRope(Math.max(...sequences.map(({ position, count }) => position + count)), plan.options);
-    const pass = new Pass(memory, team, this.#model, this.#rope, sequences, options);
+    const caller = new CallerErrors(options);
+    const pass = new Pass(memory, team, this.#model, this.#rope, sequences, caller.options);
     for (const cache of caches) cache.begin();
     try {
-      const logits = await pass.run(tokens.flatMap((list) => Array.from(list)));
+      const logits = await pass.run(tokens.flat());
       for (const cache of caches) cache.commit();
       return logits;
     } catch (error) {
+      if (!caller.threw(error)) this.noteFailure(error);
       if (team.failure)
         await team.dispose(); // no thread may write into what is given back below
       else team.discard();
@@ -504,6 +527,47 @@ function placeModel(
   const output =
     weights.output === weights.embedding ? embedding : placeMatrix(memory, direct, weights.output);
   return { config, embedding, layers, outputNorm, output };
+}
+
+/**
+ * Whether an error comes from inside: a trap of a kernel (a pointer outside the memory), or a mistake of ours. Errors
+ * that the package throws on purpose leave everything as it was.
+ */
+function isInternal(error: unknown): boolean {
+  if (error instanceof KernelError) return error.kernel === TRAPPED;
+  return !(error instanceof XQuantError);
+}
+
+/** Tells errors that the caller of a pass has thrown: by a signal, or in its own function. */
+class CallerErrors {
+  readonly options: WasmForwardOptions;
+  readonly #signal: AbortSignal | undefined;
+  #thrown: { readonly error: unknown } | undefined;
+
+  constructor(options: WasmForwardOptions) {
+    const { onTensor, onFreshKeysAndValues, signal } = options;
+    this.#signal = signal;
+    this.options = {
+      ...options,
+      onTensor: onTensor && this.#watched(onTensor),
+      onFreshKeysAndValues: onFreshKeysAndValues && this.#watched(onFreshKeysAndValues),
+    };
+  }
+
+  threw(error: unknown): boolean {
+    return this.#thrown?.error === error || (this.#signal?.aborted === true && this.#signal.reason === error);
+  }
+
+  #watched<T extends unknown[]>(use: (...args: T) => void): (...args: T) => void {
+    return (...args) => {
+      try {
+        use(...args);
+      } catch (error) {
+        this.#thrown = { error };
+        throw error;
+      }
+    };
+  }
 }
 
 function canShare(): boolean {

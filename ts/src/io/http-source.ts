@@ -6,6 +6,7 @@
  */
 
 import { FormatError, LoadError } from '../errors.js';
+import { messageOf } from '../printable.js';
 import {
   allocate,
   assertInside,
@@ -13,7 +14,6 @@ import {
   type FileFolder,
   fillFromStream,
   memorySource,
-  messageOf,
   type SourceOptions,
 } from './source.js';
 

@@ -8,8 +8,9 @@
  */
 
 import { ConfigError, LoadError } from '../errors.js';
+import { messageOf } from '../printable.js';
 import { type HttpSourceOptions, httpSource } from './http-source.js';
-import { type FileFolder, messageOf } from './source.js';
+import type { FileFolder } from './source.js';
 
 /** Where on the hub a model lies. */
 export interface HubReference {

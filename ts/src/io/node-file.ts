@@ -8,14 +8,8 @@ import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { LoadError } from '../errors.js';
-import {
-  allocate,
-  assertInside,
-  type ByteSource,
-  type FileFolder,
-  messageOf,
-  type SourceOptions,
-} from './source.js';
+import { messageOf } from '../printable.js';
+import { allocate, assertInside, type ByteSource, type FileFolder, type SourceOptions } from './source.js';
 
 // Between pieces the signal is looked at and progress is told.
 const PIECE_BYTES = 8 * 2 ** 20;

@@ -6,6 +6,7 @@
  */
 
 import { LoadError } from '../errors.js';
+import { messageOf } from '../printable.js';
 
 /** A file of known size that can be read from any place. */
 export interface ByteSource {
@@ -166,12 +167,4 @@ export function allocate(name: string, length: number): Uint8Array {
   } catch (cause) {
     throw new LoadError(name, `there is no memory for ${length} bytes`, { cause });
   }
-}
-
-/** What an unknown thrown value says. */
-export function messageOf(cause: unknown): string {
-  if (!(cause instanceof Error)) return String(cause);
-  // `fetch failed` says nothing; its cause names the host and the reason.
-  const inner = cause.cause instanceof Error ? cause.cause.message : '';
-  return inner ? `${cause.message}: ${inner}` : cause.message;
 }

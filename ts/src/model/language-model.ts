@@ -73,9 +73,10 @@ export interface LanguageModel {
   /**
    * Runs tokens through the model and stores them in the cache.
    *
-   * @param tokens ids, at least one
+   * @param tokens ids, at least one: an array or a typed array of numbers
    * @param cache made by this model
    * @returns logits, fresh, [1 or tokens, vocabSize]
+   * @throws {TypeError} if `tokens` is not a list
    * @throws {RangeError} if a token id is outside the vocabulary or there are no tokens
    * @throws {CacheStateError} if the cache is of another backend or the sequence exceeds the context
    */

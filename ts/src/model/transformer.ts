@@ -29,7 +29,7 @@ import { mlp } from './mlp.js';
 import { pauseForEvents } from './pause.js';
 import { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './rms-norm.js';
 import { applyRope, ropeFrequencies } from './rope.js';
-import { assertBatch, assertTokens } from './tokens.js';
+import { assertBatch, assertCache, assertForwardOptions, assertTokens } from './tokens.js';
 import { assertWeightShapes, type ReferenceWeights } from './weights.js';
 
 /** The reference implementation of {@link LanguageModel}. */
@@ -64,12 +64,13 @@ export class ReferenceModel implements LanguageModel {
   async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {
     const weights = this.#weights;
     if (!weights) throw new DisposedError('model');
+    assertForwardOptions(options);
     assertReferenceCache(cache);
-    assertTokens(tokens, cache, this.config);
+    const ids = assertTokens(tokens, cache, this.config);
     const { rmsNormEps } = this.config;
 
     return undoOnError([cache], async () => {
-      let stream = embed(tokens, weights.embedding); // [T, hiddenSize]
+      let stream = embed(ids, weights.embedding); // [T, hiddenSize]
       for (const [index, layer] of weights.layers.entries()) {
         await pauseForEvents(options.signal);
         stream = this.#layer(index, stream, layer, cache.layers[index], options);
@@ -86,6 +87,7 @@ export class ReferenceModel implements LanguageModel {
     options: BatchOptions = {},
   ): Promise<Matrix> {
     assertBatch(tokens, caches);
+    assertForwardOptions(options);
     for (const cache of caches) assertReferenceCache(cache);
     return undoOnError(caches, async () => {
       const logits: Matrix[] = [];
@@ -189,6 +191,7 @@ function assertReferenceCache(cache: ModelCache): asserts cache is ReferenceCach
     cache.assertUsable();
     return;
   }
+  assertCache(cache);
   const reason = `it belongs to backend "${cache.backend}"`;
   throw new CacheStateError(cache.options.variant, cache.length, 'run', reason);
 }
@@ -215,7 +218,7 @@ function keyValueProjections(config: ModelConfig, weights: ReferenceWeights): Ke
  * @param embedding [vocabSize, hiddenSize]
  * @returns fresh, [tokens, hiddenSize]
  */
-function embed(tokens: ArrayLike<number>, embedding: Matrix): Matrix {
+function embed(tokens: readonly number[], embedding: Matrix): Matrix {
   const stream = matrix(tokens.length, embedding.columns);
   for (let t = 0; t < tokens.length; t++) stream.data.set(row(embedding, tokens[t]), t * stream.columns);
   return stream;
