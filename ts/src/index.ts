@@ -104,7 +104,7 @@ export {
   type WasmBinary,
   type WasmBuild,
 } from './engine/load-wasm.js';
-export type { WasmForwardOptions } from './engine/pass.js';
+export type { WasmForwardOptions } from './engine/pass-context.js';
 export { KEY_WEIGHTS, type KeyWeights } from './engine/small-product.js';
 export { WasmCache } from './engine/wasm-cache.js';
 export { type WasmMemoryUse, WasmModel, type WasmModelOptions } from './engine/wasm-model.js';

@@ -25,7 +25,8 @@ import {
   type TensorPlace,
   type TensorSpec,
 } from './block-store.js';
-import { ACTIVATION_TILE, RANGE_CODES, ROPE_CODES } from './kernels.js';
+import { type RopeTables, recordFinishKeys } from './calls.js';
+import { ACTIVATION_TILE, RANGE_CODES } from './kernels.js';
 import type { LinearMemory } from './memory.js';
 import { type PlacedMatrix, takesTile } from './placed-weights.js';
 import { type KeyWeights, recordDequantize, recordLoad, recordStore, SmallProduct } from './small-product.js';
@@ -46,12 +47,6 @@ export interface AttentionWeights {
   readonly bV: number;
   readonly keyNorm: number;
   readonly attentionNorm: number;
-}
-
-/** RoPE tables, f32 [positions, headDim / 2]. */
-export interface RopeTables {
-  readonly cos: number;
-  readonly sin: number;
 }
 
 /** Where the accumulator of a block lies, and how it is stored. */
@@ -517,27 +512,9 @@ export class LayerPlan {
     positions: RopeTables,
     keysT: number,
   ): void {
-    const { numKeyValueHeads: heads, headDim, rmsNormEps, ropeLayout } = this.#config;
-    const bias = this.direct ? 0 : this.#weights.bK;
-    const gain = this.direct ? 0 : this.#weights.keyNorm;
-    const { cos, sin } = positions;
-    const layout = ROPE_CODES[ropeLayout];
-    recorder.call(
-      'finishKeys',
-      keys,
-      tokens,
-      heads,
-      headDim,
-      bias,
-      gain,
-      rmsNormEps,
-      cos,
-      sin,
-      layout,
-      keysT,
-      0,
-      heads,
-    );
+    const { bK: bias, keyNorm: norm } = this.#weights;
+    const due = this.direct ? { bias: 0, norm: 0 } : { bias, norm };
+    recordFinishKeys(recorder, this.#config, due, keys, tokens, positions, keysT);
   }
 
   /**

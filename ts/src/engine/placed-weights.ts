@@ -41,7 +41,7 @@ const REPACK_BYTES = 1 << 20;
  * @throws {MemoryError} if there is no room
  * @throws {NumericError} if a weight is NaN or infinite
  */
-export function placeMatrix(memory: LinearMemory, direct: Recorder, tensor: WeightTensor): PlacedMatrix {
+export function placeMatrix(memory: LinearMemory, immediate: Recorder, tensor: WeightTensor): PlacedMatrix {
   assertFiniteWeights(tensor);
   const { name, rows, columns } = tensor;
   const { product: type } = WEIGHT_BLOCKS[tensor.type];
@@ -54,7 +54,7 @@ export function placeMatrix(memory: LinearMemory, direct: Recorder, tensor: Weig
   for (let from = 0; from < rows; from += step) {
     const count = Math.min(step, rows - from);
     memory.write(staging, rewriteBlocks(tensor.type, rowsOf(tensor, from, count)));
-    direct.call(kernel, staging, count, columns, pointer + panelBytes(type, from, columns));
+    immediate.call(kernel, staging, count, columns, pointer + panelBytes(type, from, columns));
   }
   memory.free(staging);
   return { type, rows, columns, pointer };
@@ -73,12 +73,12 @@ function rowsOf({ type, columns, bytes }: WeightTensor, from: number, count: num
  *
  * @returns fresh, [rows, columns]: what `dequantizeWeights` gives
  */
-export function readMatrix(memory: LinearMemory, direct: Recorder, placed: PlacedMatrix): Matrix {
+export function readMatrix(memory: LinearMemory, immediate: Recorder, placed: PlacedMatrix): Matrix {
   const { type, rows, columns, pointer } = placed;
   const result = matrix(rows, columns);
   const line = memory.allocate(columns * 4, 'scratch');
   for (let r = 0; r < rows; r++) {
-    direct.call(`embed${type}`, pointer, rows, columns, r, line);
+    immediate.call(`embed${type}`, pointer, rows, columns, r, line);
     result.data.set(memory.f32.subarray(line / 4, line / 4 + columns), r * columns);
   }
   memory.free(line);

@@ -1,8 +1,8 @@
 /**
  * The threads of one engine, seen from the thread that drives them.
  *
- * With one thread, a call is made the moment it is recorded. With more, calls are recorded, task by task and
- * stage by stage, and {@link Team.run} lets all threads, this one included, work through them.
+ * With one thread, a call is made as it is recorded. With more, calls are recorded, task by task and stage by
+ * stage, and {@link Team.run} lets all threads, this one included, work through them.
  *
  * @module
  */
@@ -10,6 +10,7 @@
 import { KernelError } from '../errors.js';
 import type { Kernels } from './kernels.js';
 import type { LinearMemory } from './memory.js';
+import { Recording } from './recording.js';
 import {
   ACK,
   CALL_SLOTS,
@@ -23,8 +24,6 @@ import {
   type Runner,
   runThread,
   SCRATCH,
-  STAGE_TABLE,
-  STAGES,
   STOP,
   type ThreadMessage,
   type ThreadSetup,
@@ -132,14 +131,15 @@ export interface Recorder {
    * @param fail makes the error from another result; called on this thread when the stage has run
    */
   check(fail: (result: number) => Error, kernel: KernelName, ...args: number[]): void;
+  /** The task may be divided here: what follows needs nothing that lies in a thread's scratch. */
+  seam(): void;
   /** Ends the stage: what is recorded from here on starts when it is complete. */
   barrier(): void;
-  /** Runs what was recorded so far, if not much more would fit. */
-  makeRoom(calls: number): void | Promise<void>;
 }
 
 interface Check {
-  readonly at: number;
+  /** Number of the call in the recording. */
+  readonly call: number;
   readonly fail: (result: number) => Error;
 }
 
@@ -147,24 +147,23 @@ interface Check {
 export class Team implements Recorder {
   readonly threads: number;
   /** Makes every call at once, on this thread. For what must be done when it is asked for. */
-  readonly direct: Recorder;
+  readonly immediate: Recorder;
   readonly #kernels: Readonly<Record<string, number>>;
   readonly #memory: LinearMemory;
   readonly #control: Int32Array;
   readonly #calls: Float64Array;
   readonly #runner: Runner;
   readonly #handles: ThreadHandle[] = [];
+  readonly #recording = new Recording();
   #checks: Check[] = [];
+  /** Calls of the recording that have run, or run now. */
+  #done = 0;
   #scratch = 0;
   #scratchBytes = 0;
   #failure: KernelError | undefined;
   #disposed = false;
   #late = false;
   #epoch = 1;
-  #stage = 0;
-  #firstTask = 0;
-  #task = 0;
-  #call = 0;
 
   private constructor({ threads, memory, exports }: TeamOptions) {
     this.threads = threads;
@@ -177,7 +176,7 @@ export class Team implements Recorder {
     this.#kernels = Object.fromEntries(names.map((name, index) => [name, index]));
     const kernels = names.map((name) => exports[name] as CallableFunction);
     this.#runner = createRunner({ kernels, control: this.#control, calls: this.#calls, thread: 0 });
-    this.direct = this.#directRecorder();
+    this.immediate = this.#immediateRecorder();
   }
 
   /**
@@ -223,7 +222,7 @@ export class Team implements Recorder {
 
   /** Whether nothing is recorded or running. */
   get idle(): boolean {
-    return this.#call === 0 && !this.#late;
+    return this.#recording.calls === 0 && !this.#late;
   }
 
   /** Bytes of scratch memory of all threads. */
@@ -249,39 +248,33 @@ export class Team implements Recorder {
   }
 
   task(): void {
-    if (this.threads === 1) return;
-    this.#endTask();
+    this.#recording.cut('task');
+  }
+
+  seam(): void {
+    this.#recording.cut('seam');
+  }
+
+  barrier(): void {
+    this.#recording.cut('stage');
   }
 
   call(kernel: KernelName, ...args: number[]): void {
     if (this.threads === 1) this.#runner.call(this.#kernels[kernel], args);
-    else this.#record(kernel, args);
+    else this.#recording.add(this.#kernels[kernel], args);
   }
 
   check(fail: (result: number) => Error, kernel: KernelName, ...args: number[]): void {
-    if (this.threads === 1) this.direct.check(fail, kernel, ...args);
-    else this.#checks.push({ at: this.#record(kernel, args), fail });
-  }
-
-  barrier(): void {
-    if (this.threads === 1) return;
-    this.#endTask();
-    if (this.#task === this.#firstTask) return;
-    const at = this.#bufferAt() + 4 + 4 * this.#stage++;
-    this.#control[at] = this.#firstTask;
-    this.#control[at + 1] = this.#task - this.#firstTask;
-    this.#control[at + 2] = 0;
-    this.#control[at + 3] = 0;
-    this.#firstTask = this.#task;
-  }
-
-  makeRoom(calls: number): void | Promise<void> {
-    if (calls >= CALLS) throw new RangeError(`a recording holds fewer than ${CALLS} calls, not ${calls}`);
-    if (this.#call + calls > CALLS || this.#stage + 16 > STAGES) return this.run();
+    if (this.threads === 1) {
+      this.immediate.check(fail, kernel, ...args);
+      return;
+    }
+    this.#checks.push({ call: this.#recording.calls, fail });
+    this.#recording.add(this.#kernels[kernel], args);
   }
 
   /**
-   * Runs what was recorded.
+   * Runs what was recorded, in as many portions as the shared buffers need.
    *
    * @returns nothing, or a promise if a thread is late
    * @throws {KernelError} if a kernel threw or a thread has died
@@ -290,23 +283,25 @@ export class Team implements Recorder {
   run(): void | Promise<void> {
     if (this.threads === 1) return;
     this.barrier();
-    if (this.#stage === 0) return;
-    if (this.#failure) throw this.#failure;
-    const control = this.#control;
-    control[this.#bufferAt()] = this.#stage;
-    this.#runner.start(this.#epoch);
-    Atomics.store(control, EPOCH, this.#epoch);
-    Atomics.notify(control, EPOCH);
-    return this.#runner.advance(PATIENCE_MS) ? this.#finish() : this.#runLate();
+    while (this.#done < this.#recording.calls) {
+      if (this.#failure) throw this.#failure;
+      const control = this.#control;
+      const first = this.#done;
+      this.#done = this.#recording.load(first, control, this.#bufferAt(), this.#calls, this.#callsAt());
+      this.#runner.start(this.#epoch);
+      Atomics.store(control, EPOCH, this.#epoch);
+      Atomics.notify(control, EPOCH);
+      const late = this.#runner.advance(PATIENCE_MS) ? this.#finish(first) : this.#runLate(first);
+      if (late) return late.then(() => this.run());
+    }
+    this.discard();
   }
 
   /** Forgets what was recorded and not run, after an error elsewhere. */
   discard(): void {
+    this.#recording.clear();
     this.#checks = [];
-    this.#call = 0;
-    this.#task = 0;
-    this.#firstTask = 0;
-    this.#stage = 0;
+    this.#done = 0;
   }
 
   /** Ends the threads and waits until none of them can touch the memory. */
@@ -327,25 +322,12 @@ export class Team implements Recorder {
     return CONTROL_HEADER + (this.#epoch & 1) * CONTROL_BUFFER;
   }
 
-  /** Closes the task whose calls end here; its successor starts where it ends. */
-  #endTask(): void {
-    const starts = this.#bufferAt() + STAGE_TABLE;
-    if (this.#task === 0) this.#control[starts] = 0;
-    if (this.#control[starts + this.#task] === this.#call) return;
-    this.#control[starts + ++this.#task] = this.#call;
+  /** Where the calls of this epoch's buffer start. */
+  #callsAt(): number {
+    return (this.#epoch & 1) * CALLS * CALL_SLOTS;
   }
 
-  #record(kernel: KernelName, args: number[]): number {
-    if (this.#call === CALLS) throw new RangeError(`a recording holds at most ${CALLS} calls`);
-    const at = ((this.#epoch & 1) * CALLS + this.#call++) * CALL_SLOTS;
-    const calls = this.#calls;
-    calls[at] = this.#kernels[kernel];
-    calls[at + 1] = args.length;
-    for (let i = 0; i < args.length; i++) calls[at + 2 + i] = args[i];
-    return at;
-  }
-
-  #directRecorder(): Recorder {
+  #immediateRecorder(): Recorder {
     const call = (kernel: KernelName, args: number[]) => this.#runner.call(this.#kernels[kernel], args);
     return {
       threads: 1,
@@ -355,12 +337,12 @@ export class Team implements Recorder {
         const result = call(kernel, args);
         if (result !== -1) throw fail(result);
       },
+      seam: () => {},
       barrier: () => {},
-      makeRoom: () => {},
     };
   }
 
-  async #runLate(): Promise<void> {
+  async #runLate(first: number): Promise<void> {
     this.#late = true;
     try {
       do {
@@ -370,24 +352,29 @@ export class Team implements Recorder {
     } finally {
       this.#late = false;
     }
-    await this.#finish();
+    await this.#finish(first);
   }
 
-  /** After the last stage: errors, and the other buffer, which is recorded into next, must be free. */
-  #finish(): void | Promise<void> {
-    const checks = this.#checks;
-    this.discard();
+  /** After a portion's last stage: errors; and the other buffer, which is loaded next, must be free. */
+  #finish(first: number): void | Promise<void> {
     if (Atomics.load(this.#control, FAILED) !== 0) return this.#fail();
-    const failed = checks.find(({ at }) => this.#calls[at] !== -1);
-    const error = failed?.fail(this.#calls[failed.at]);
+    const error = this.#failedCheck(first);
     const previous = this.#epoch - 1;
     this.#epoch++;
     const waiting = this.#waitForAcks(previous, 1000);
     if (!error) return waiting;
+    this.discard();
     if (!waiting) throw error;
     return waiting.then(() => {
       throw error;
     });
+  }
+
+  /** The error of the first call of the portion that did not report success. */
+  #failedCheck(first: number): Error | undefined {
+    const result = (call: number) => this.#calls[this.#callsAt() + (call - first) * CALL_SLOTS];
+    const failed = this.#checks.find(({ call }) => call >= first && call < this.#done && result(call) !== -1);
+    return failed?.fail(result(failed.call));
   }
 
   #waitForAcks(epoch: number, spins: number): void | Promise<void> {
@@ -408,6 +395,7 @@ export class Team implements Recorder {
   }
 
   async #fail(): Promise<void> {
+    this.discard();
     const thread = Atomics.load(this.#control, FAILED) - 1;
     await this.#waitForAcks(this.#epoch++, 0);
     Atomics.store(this.#control, FAILED, 0);

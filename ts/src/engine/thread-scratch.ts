@@ -37,7 +37,7 @@ export interface ThreadScratch {
   /** f32 [W, C] */
   readonly otherRows: number;
   /** The window's tensors, for a block that arrives whole. */
-  readonly half: number;
+  readonly window: number;
   /** Weights scaled for one per-channel block. */
   readonly weights: number;
   /** f32 [heads, headDim], with room for kvDim numbers before it. */
@@ -73,7 +73,7 @@ export function threadScratch(
     values: take(tokens * columns * 4),
     rows: take(tokens * columns * 4),
     otherRows: take(tokens * columns * 4),
-    half: take(windowBytes),
+    window: take(windowBytes),
     weights: take(packedWeightsBytes(kvDim, columns, 32)),
     projected: take(kvDim * 4) + kvDim * 4,
   };

@@ -446,12 +446,12 @@ export class WasmLayerCache implements LayerCache {
     const { store, plan } = this;
     const tokens = this.options.residualWindow;
     const { memory } = this.#cache.host;
-    const { half } = this.#cache.plan.scratch;
+    const { scratch } = this.#cache.plan;
     for (let done = 0; done < count; ) {
       const slot = store.windowTokens;
       const taken = Math.min(tokens - slot, count - done);
       const whole = taken === tokens;
-      const window = whole ? half : store.window();
+      const window = whole ? scratch.window : store.window();
       recorder.task();
       if (plan.down.length > 0) {
         const x = rows.x + (first + done) * plan.hiddenSize * 4;

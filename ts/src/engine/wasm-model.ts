@@ -21,6 +21,8 @@ import { assertWeightShapes, type FileWeights } from '../model/weights.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { inNode } from '../platform.js';
 import { messageOf } from '../printable.js';
+import { recordFinishRows } from './calls.js';
+import { ownColumns } from './exact-window.js';
 import type { Kernels } from './kernels.js';
 import { LayerPlan, type PassRows } from './layer-plan.js';
 import {
@@ -32,14 +34,11 @@ import {
   type WasmBuild,
 } from './load-wasm.js';
 import { LinearMemory } from './memory.js';
-import {
-  Pass,
-  type PlacedLayer,
-  type PlacedModel,
-  type SequenceRows,
-  type WasmForwardOptions,
-} from './pass.js';
-import { placeFloats, placeMatrix, readMatrix } from './placed-weights.js';
+import { runPass } from './pass.js';
+import { KEPT_ROWS, PassBuffers, type PassSize } from './pass-buffers.js';
+import type { SequenceRows, WasmForwardOptions } from './pass-context.js';
+import { type PlacedLayer, type PlacedModel, placeModel } from './placed-model.js';
+import { placeFloats, readMatrix } from './placed-weights.js';
 import { KEY_WEIGHTS, type KeyWeights } from './small-product.js';
 import { type Recorder, type SpawnThread, Team, TRAPPED } from './team.js';
 import { threadScratch } from './thread-scratch.js';
@@ -101,6 +100,8 @@ export class WasmModel implements LanguageModel, CacheHost {
   #team: Team;
   #model: PlacedModel;
   #weightBytes = 0;
+  /** Buffers of passes of few rows. */
+  #kept: PassBuffers | undefined;
   #ropePositions = 0;
   #rope = { cos: 0, sin: 0 };
   /** What went wrong inside: memory may be in any state since then, so nothing more is computed with it. */
@@ -128,7 +129,7 @@ export class WasmModel implements LanguageModel, CacheHost {
     this.#team = team;
     this.#spawn = spawn;
     const before = memory.usedBytes;
-    this.#model = placeModel(memory, team.direct, config, weights);
+    this.#model = placeModel(memory, team.immediate, config, weights);
     this.#weightBytes = memory.usedBytes - before;
     this.projections = this.#model.layers.map((layer, index) =>
       this.#projection(index, layer, weights.layers[index]),
@@ -249,6 +250,7 @@ export class WasmModel implements LanguageModel, CacheHost {
     await this.#last.catch(() => {});
     await this.#team.dispose();
     this.#plans.clear();
+    this.#kept = undefined;
     this.#memory = undefined;
     this.#model = { ...this.#model, layers: [] };
     this.#kernels = {} as Kernels;
@@ -267,13 +269,13 @@ export class WasmModel implements LanguageModel, CacheHost {
       throw new CacheStateError(plan.options.variant, 0, 'use a layer', 'a forward pass is running');
     }
     this.#team.reserveScratch(plan.scratch.bytes);
-    return this.#team.direct;
+    return this.#team.immediate;
   }
 
   /** @internal */
   passRows(layer: number, plan: CachePlan, input: LayerInput): { rows: PassRows; free: readonly number[] } {
     const { memory } = this;
-    const { direct } = this.#team;
+    const { immediate } = this.#team;
     const { hiddenSize, kvDim, down, direct: stored } = plan.layers[layer];
     const tokens = input.x.rows;
     const free: number[] = [];
@@ -294,21 +296,22 @@ export class WasmModel implements LanguageModel, CacheHost {
       const source = x + first * hiddenSize * 4;
       if (stored) {
         const at = first * kvDim * 4;
-        plan.layers[layer].recordProjection(direct, source, count, keys + at, values + at, plan.scratch);
+        plan.layers[layer].recordProjection(immediate, source, count, keys + at, values + at, plan.scratch);
       }
       down.forEach((product, which) => {
         const out = latents[which] + first * product.outputs * 4;
-        product.recordRows(direct, source, count, out, plan.scratch);
+        product.recordRows(immediate, source, count, out, plan.scratch);
       });
     }
-    if (stored) this.#finish(layer, keys, values, tokens);
+    if (stored) recordFinishRows(immediate, this.config, this.#model.layers[layer], keys, values, tokens);
     const [keyLatent = 0, valueLatent = 0] = latents;
     return { rows: { x, normalized, stream, keys, values, keyLatent, valueLatent }, free };
   }
 
   /** @internal */
   finishRows(layer: number, plan: CachePlan, keys: number, values: number, tokens: number): void {
-    if (!plan.layers[layer].direct) this.#finish(layer, keys, values, tokens);
+    if (plan.layers[layer].direct) return;
+    recordFinishRows(this.#team.immediate, this.config, this.#model.layers[layer], keys, values, tokens);
   }
 
   /** @internal */
@@ -324,17 +327,6 @@ export class WasmModel implements LanguageModel, CacheHost {
   /** @internal */
   release(plan: CachePlan): void {
     for (const entry of this.#plans.values()) if (entry.plan === plan) entry.users--;
-  }
-
-  #finish(layer: number, keys: number, values: number, tokens: number): void {
-    const { direct } = this.#team;
-    const { bK, bV, keyNorm } = this.#model.layers[layer];
-    const { numKeyValueHeads, headDim, rmsNormEps } = this.config;
-    const { kvDim } = derivedSizes(this.config);
-    if (bK) direct.call('addBias', keys, bK, tokens, kvDim);
-    const heads = tokens * numKeyValueHeads;
-    if (keyNorm) direct.call('rmsNorm', keys, heads, headDim, keyNorm, rmsNormEps, 0, keys);
-    if (bV) direct.call('addBias', values, bV, tokens, kvDim);
   }
 
   // ---- passes ------------------------------------------------------------------------------------------------
@@ -376,11 +368,25 @@ export class WasmModel implements LanguageModel, CacheHost {
     const { plan } = caches[0];
     team.reserveScratch(plan.scratch.bytes);
     this.#reserveRope(Math.max(...sequences.map(({ position, count }) => position + count)), plan.options);
+    const buffers = this.#buffers(plan, {
+      rows: first,
+      ownColumns: sequences.reduce((sum, sequence) => sum + ownColumns(sequence), 0),
+      logitRows: options.logits === 'all' ? first : sequences.length,
+    });
+    const ids = tokens.flat();
     const caller = new CallerErrors(options);
-    const pass = new Pass(memory, team, this.#model, this.#rope, sequences, caller.options);
+    const shared = {
+      memory,
+      team,
+      model: this.#model,
+      tables: this.#rope,
+      plan,
+      options: caller.options,
+      buffers,
+    };
     for (const cache of caches) cache.begin();
     try {
-      const logits = await pass.run(tokens.flat());
+      const logits = await runPass({ ...shared, sequences, rows: ids.length }, ids);
       for (const cache of caches) cache.commit();
       return logits;
     } catch (error) {
@@ -391,8 +397,19 @@ export class WasmModel implements LanguageModel, CacheHost {
       for (const cache of caches) cache.rollback();
       throw error;
     } finally {
-      pass.dispose();
+      if (buffers !== this.#kept) buffers.dispose();
     }
+  }
+
+  /** Buffers for a pass: those of the pass before if they serve. Those of few rows are kept. */
+  #buffers(plan: CachePlan, size: PassSize): PassBuffers {
+    if (size.rows > KEPT_ROWS) return new PassBuffers(this.memory, this.config, plan, size);
+    if (!this.#kept?.serves(plan, size)) {
+      this.#kept?.dispose();
+      this.#kept = undefined;
+      this.#kept = new PassBuffers(this.memory, this.config, plan, size);
+    }
+    return this.#kept;
   }
 
   /** Starts new threads if one has died. */
@@ -450,7 +467,7 @@ export class WasmModel implements LanguageModel, CacheHost {
         layers.push(
           new LayerPlan(
             memory,
-            this.#team.direct,
+            this.#team.immediate,
             this.config,
             options,
             this.keyWeights,
@@ -474,7 +491,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   #projection(layer: number, placed: PlacedLayer, file: FileWeights['layers'][number]): KeyValueProjection {
     const { hiddenSize, rmsNormEps } = this.config;
     const { kvDim } = derivedSizes(this.config);
-    const read = (matrix: PlacedLayer['wK']) => readMatrix(this.memory, this.#team.direct, matrix);
+    const read = (matrix: PlacedLayer['wK']) => readMatrix(this.memory, this.#team.immediate, matrix);
     const { keyNorm, bK, bV, attentionNorm } = file;
     return {
       layer,
@@ -497,37 +514,6 @@ export class WasmModel implements LanguageModel, CacheHost {
 
 /** Where the kernels' own constants end: AssemblyScript puts them at the start of the memory. */
 const STATIC_BYTES = 65536;
-
-function placeModel(
-  memory: LinearMemory,
-  direct: Recorder,
-  config: ModelConfig,
-  weights: FileWeights,
-): PlacedModel {
-  const vector = (values: Float32Array | undefined): number =>
-    values ? placeFloats(memory, values, 'weights') : 0;
-  const embedding = placeMatrix(memory, direct, weights.embedding);
-  const layers = weights.layers.map((layer) => ({
-    attentionNorm: vector(layer.attentionNorm),
-    mlpNorm: vector(layer.mlpNorm),
-    bQ: vector(layer.bQ),
-    bK: vector(layer.bK),
-    bV: vector(layer.bV),
-    queryNorm: vector(layer.queryNorm),
-    keyNorm: vector(layer.keyNorm),
-    wQ: placeMatrix(memory, direct, layer.wQ),
-    wK: placeMatrix(memory, direct, layer.wK),
-    wV: placeMatrix(memory, direct, layer.wV),
-    wO: placeMatrix(memory, direct, layer.wO),
-    wGate: placeMatrix(memory, direct, layer.wGate),
-    wUp: placeMatrix(memory, direct, layer.wUp),
-    wDown: placeMatrix(memory, direct, layer.wDown),
-  }));
-  const outputNorm = vector(weights.outputNorm);
-  const output =
-    weights.output === weights.embedding ? embedding : placeMatrix(memory, direct, weights.output);
-  return { config, embedding, layers, outputNorm, output };
-}
 
 /**
  * Whether an error comes from inside: a trap of a kernel (a pointer outside the memory), or a mistake of ours. Errors

@@ -2,7 +2,7 @@
 
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { LinearMemory } from '../../../src/engine/memory.js';
 import { WasmModel } from '../../../src/engine/wasm-model.js';
 import { MemoryError } from '../../../src/errors.js';
@@ -72,6 +72,20 @@ describe('a long text', () => {
     await collect();
     expect(engine.memoryUse.used).toBe(before);
     expect(engine.memoryUse.committed).toBeLessThan(committed + 2 ** 21);
+    await engine.dispose();
+  });
+});
+
+describe('decoding', () => {
+  it.each(CACHES)('%s: allocates when it begins a block, and else never', async (spec) => {
+    const engine = await engineOf(TINY_GQA_CONFIG, randomWeights(TINY_GQA_CONFIG, 2));
+    const cache = engine.createCache(spec);
+    await engine.forward(randomTokens(35), cache);
+    await engine.forward([1], cache);
+    const allocate = vi.spyOn(engine.memory, 'allocate');
+    while (cache.length % 16 !== 15) await engine.forward([cache.length % 7], cache);
+    expect(allocate).not.toHaveBeenCalled();
+    allocate.mockRestore();
     await engine.dispose();
   });
 });

@@ -1,0 +1,241 @@
+/**
+ * Kernel calls by name: what attention, norms and products take, as objects instead of lists of up to 22 numbers.
+ *
+ * The order of the arguments is known here and in as/ only. Pointers and counts as in kernels.ts.
+ *
+ * @module
+ */
+
+import type { ModelConfig } from '../model/config.js';
+import { derivedSizes } from '../model/config.js';
+import { type Pointer, ROPE_CODES } from './kernels.js';
+import type { Recorder } from './team.js';
+
+/** RoPE tables, f32 [positions, headDim / 2] each. */
+export interface RopeTables {
+  readonly cos: Pointer;
+  readonly sin: Pointer;
+}
+
+/** The tables from a position on. */
+export function ropeFrom(tables: RopeTables, position: number, { headDim }: ModelConfig): RopeTables {
+  const offset = position * headDim * 2;
+  return { cos: tables.cos + offset, sin: tables.sin + offset };
+}
+
+/** Running softmaxes of (row, head) pairs, row by row: maxima and sums f32 [rows, heads]. */
+export interface Softmax {
+  readonly maxima: Pointer;
+  readonly sums: Pointer;
+  /** Weighted sums, f32 [rows, heads, width]. */
+  readonly acc: Pointer;
+  readonly width: number;
+}
+
+/** The running softmaxes from a pair on. */
+export function softmaxFrom(softmax: Softmax, pair: number): Softmax {
+  const { maxima, sums, acc, width } = softmax;
+  return { maxima: maxima + pair * 4, sums: sums + pair * 4, acc: acc + pair * width * 4, width };
+}
+
+/** Rows that attend, and where their results are gathered. */
+export interface Queries {
+  /** f32 [count, heads, headDim], after RoPE. */
+  readonly pointer: Pointer;
+  readonly count: number;
+  /** Position of the first row; those after it follow one by one. */
+  readonly position: number;
+  readonly softmax: Softmax;
+}
+
+/** Finished keys, and what is averaged with their weights. */
+export interface KeysAndAverages {
+  /** f32 [kvHeads, headDim, tokens rounded up to a multiple of 8] */
+  readonly keysT: Pointer;
+  readonly tokens: number;
+  /** Position of the first token. Rows see the tokens up to their own position. */
+  readonly firstKey: number;
+  /** f32: values [tokens, kvHeads, headDim], or latents [tokens, width] that all heads share. */
+  readonly values: Pointer;
+  /** Elements from token to token. */
+  readonly stride: number;
+  /** Elements from KV head to KV head; 0 for latents. */
+  readonly headStride: number;
+}
+
+/** A part of the work of {@link recordAttendBlock}: rows and KV heads. */
+export interface AttendRange {
+  readonly rows: readonly [from: number, to: number];
+  readonly heads: readonly [from: number, to: number];
+}
+
+/** One block of keys and values into the running softmaxes of some rows. */
+export function recordAttendBlock(
+  recorder: Recorder,
+  config: ModelConfig,
+  queries: Queries,
+  block: KeysAndAverages,
+  scratch: Pointer,
+  range?: AttendRange,
+): void {
+  const { numAttentionHeads, numKeyValueHeads, headDim } = config;
+  const { rows = [0, queries.count], heads = [0, numKeyValueHeads] } = range ?? {};
+  const { maxima, sums, acc, width } = queries.softmax;
+  recorder.call(
+    'attendBlock',
+    queries.pointer,
+    queries.count,
+    numAttentionHeads,
+    numKeyValueHeads,
+    headDim,
+    block.keysT,
+    block.tokens,
+    block.values,
+    block.stride,
+    block.headStride,
+    width,
+    1 / Math.sqrt(headDim),
+    queries.position,
+    block.firstKey,
+    maxima,
+    sums,
+    acc,
+    ...heads,
+    ...rows,
+    scratch,
+  );
+}
+
+/** Keys (before RoPE, otherwise finished) and values in f16, [tokens, kvDim] each. */
+export interface Float16Block {
+  readonly keys: Pointer;
+  readonly values: Pointer;
+  readonly tokens: number;
+  readonly firstKey: number;
+  /** Tables from `firstKey` on. */
+  readonly positions: RopeTables;
+}
+
+/** One block of f16 keys and values into the running softmaxes of all heads of some rows. */
+export function recordAttendFloat16(
+  recorder: Recorder,
+  config: ModelConfig,
+  queries: Queries,
+  block: Float16Block,
+  scratch: Pointer,
+): void {
+  const { numAttentionHeads, numKeyValueHeads, headDim, ropeLayout } = config;
+  const { maxima, sums, acc } = queries.softmax;
+  recorder.call(
+    'attendHalfBlock',
+    queries.pointer,
+    queries.count,
+    numAttentionHeads,
+    numKeyValueHeads,
+    headDim,
+    block.keys,
+    block.values,
+    block.tokens,
+    block.positions.cos,
+    block.positions.sin,
+    ROPE_CODES[ropeLayout],
+    1 / Math.sqrt(headDim),
+    queries.position,
+    block.firstKey,
+    maxima,
+    sums,
+    acc,
+    scratch,
+  );
+}
+
+/** Empties running softmaxes. */
+export function recordAttendBegin(recorder: Recorder, softmax: Softmax, pairs: number): void {
+  const { maxima, sums, acc, width } = softmax;
+  recorder.call('attendBegin', maxima, sums, acc, pairs, width);
+}
+
+/** Adds running softmaxes over other tokens to the first. */
+export function recordAttendMerge(recorder: Recorder, into: Softmax, other: Softmax, pairs: number): void {
+  const { maxima, sums, acc, width } = into;
+  recorder.call('attendMerge', maxima, sums, acc, other.maxima, other.sums, other.acc, pairs, width);
+}
+
+/** Divides by the sums: weighted sums become averages. */
+export function recordAttendFinish(recorder: Recorder, softmax: Softmax, pairs: number): void {
+  recorder.call('attendFinish', softmax.sums, softmax.acc, pairs, softmax.width);
+}
+
+/** RoPE of rows [count, heads, headDim] in place. */
+export function recordRope(
+  recorder: Recorder,
+  config: ModelConfig,
+  rows: Pointer,
+  count: number,
+  heads: number,
+  positions: RopeTables,
+): void {
+  const { headDim, ropeLayout } = config;
+  recorder.call('rope', rows, count, heads, headDim, positions.cos, positions.sin, ROPE_CODES[ropeLayout]);
+}
+
+/** What comes between a product and attention, for keys: bias and norm of heads; 0 where there is none. */
+export interface KeyFinish {
+  readonly bias: Pointer;
+  readonly norm: Pointer;
+}
+
+/** Bias, norm of heads, RoPE and transposition of keys [tokens, kvDim], which are overwritten. */
+export function recordFinishKeys(
+  recorder: Recorder,
+  config: ModelConfig,
+  { bias, norm }: KeyFinish,
+  keys: Pointer,
+  tokens: number,
+  positions: RopeTables,
+  keysT: Pointer,
+): void {
+  const { numKeyValueHeads: heads, headDim, rmsNormEps, ropeLayout } = config;
+  const { cos, sin } = positions;
+  const layout = ROPE_CODES[ropeLayout];
+  recorder.call(
+    'finishKeys',
+    keys,
+    tokens,
+    heads,
+    headDim,
+    bias,
+    norm,
+    rmsNormEps,
+    cos,
+    sin,
+    layout,
+    keysT,
+    0,
+    heads,
+  );
+}
+
+/** Weights that turn products into keys and values; 0 where the model has none. */
+export interface KeyValueFinish {
+  readonly bK: Pointer;
+  readonly bV: Pointer;
+  readonly keyNorm: Pointer;
+}
+
+/** Bias and norm of heads of keys, bias of values, in place: what is still due before RoPE. [count, kvDim] each */
+export function recordFinishRows(
+  recorder: Recorder,
+  config: ModelConfig,
+  { bK, bV, keyNorm }: KeyValueFinish,
+  keys: Pointer,
+  values: Pointer,
+  count: number,
+): void {
+  const { numKeyValueHeads, headDim, rmsNormEps } = config;
+  const { kvDim } = derivedSizes(config);
+  if (bK) recorder.call('addBias', keys, bK, count, kvDim);
+  const heads = count * numKeyValueHeads;
+  if (keyNorm) recorder.call('rmsNorm', keys, heads, headDim, keyNorm, rmsNormEps, 0, keys);
+  if (bV) recorder.call('addBias', values, bV, count, kvDim);
+}

@@ -1,0 +1,110 @@
+/**
+ * What the parts of a pass share: the machine, the model, the sequences, the buffers.
+ *
+ * @module
+ */
+
+import type { KeysAndValues } from '../cache/types.js';
+import type { ForwardOptions } from '../model/language-model.js';
+import { type Queries, type RopeTables, ropeFrom, type Softmax, softmaxFrom } from './calls.js';
+import type { LayerPlan } from './layer-plan.js';
+import type { LinearMemory } from './memory.js';
+import type { PassBuffers } from './pass-buffers.js';
+import type { PlacedLayer, PlacedModel } from './placed-model.js';
+import type { Activations } from './placed-weights.js';
+import type { Team } from './team.js';
+import type { CachePlan, WasmCache, WasmLayerCache } from './wasm-cache.js';
+
+/** Some rows of a pass: the next tokens of one sequence. */
+export interface SequenceRows {
+  readonly cache: WasmCache;
+  /** First row of the pass. */
+  readonly first: number;
+  readonly count: number;
+  /** Position of the first row. */
+  readonly position: number;
+}
+
+/** {@link ForwardOptions}, and what only this backend offers. */
+export interface WasmForwardOptions extends ForwardOptions {
+  /**
+   * Called in every layer with keys (before RoPE) and values of the tokens of this pass, before they are stored;
+   * what it writes into them is stored and used instead. For caches that store keys and values; caches without
+   * kernels are simulated with it. [tokens, kvDim] each
+   */
+  readonly onFreshKeysAndValues?: (layer: number, fresh: KeysAndValues) => void;
+}
+
+/** See the module. */
+export interface PassContext {
+  readonly memory: LinearMemory;
+  readonly team: Team;
+  readonly model: PlacedModel;
+  readonly tables: RopeTables;
+  /** Of all sequences. */
+  readonly plan: CachePlan;
+  readonly sequences: readonly SequenceRows[];
+  /** Rows of all sequences together. */
+  readonly rows: number;
+  readonly options: WasmForwardOptions;
+  readonly buffers: PassBuffers;
+}
+
+/** One layer of a pass. */
+export interface LayerStep {
+  readonly index: number;
+  readonly weights: PlacedLayer;
+  readonly plan: LayerPlan;
+  /** The layer's cache of each sequence. */
+  readonly caches: readonly WasmLayerCache[];
+  /** What each of them held when the pass came to the layer. */
+  readonly before: readonly { readonly blocks: number; readonly tokens: number }[];
+}
+
+/** Starts a layer. */
+export function layerStep({ model, plan, sequences }: PassContext, index: number): LayerStep {
+  const caches = sequences.map(({ cache }) => cache.layers[index]);
+  const before = caches.map(({ store }) => ({ blocks: store.blocks, tokens: store.windowTokens }));
+  return { index, weights: model.layers[index], plan: plan.layers[index], caches, before };
+}
+
+/**
+ * How the rows of a sequence see each other and the window:
+ *
+ * - `together`: each other exactly, the window as it is stored (several rows of mode `generation`);
+ * - `stored`: everything as it is stored (`teacherForced`).
+ */
+export type Sight = 'together' | 'stored';
+
+/** See {@link Sight}. */
+export function sightOf({ options }: PassContext): Sight {
+  return options.mode === 'teacherForced' ? 'stored' : 'together';
+}
+
+/** RoPE tables from a position on. */
+export function positionsFrom({ model, tables }: PassContext, position: number): RopeTables {
+  return ropeFrom(tables, position, model.config);
+}
+
+/** The running softmaxes of the pass from a row and head on. */
+export function softmaxOf({ buffers, model }: PassContext, row: number, head = 0): Softmax {
+  return softmaxFrom(buffers.softmax, row * model.config.numAttentionHeads + head);
+}
+
+/** Rows of the pass as attention takes them. */
+export function queriesOf(context: PassContext, first: number, count: number, position: number): Queries {
+  const { numAttentionHeads, headDim } = context.model.config;
+  const pointer = context.buffers.queries + first * numAttentionHeads * headDim * 4;
+  return { pointer, count, position, softmax: softmaxOf(context, first) };
+}
+
+/** The rows of the pass; buffers may have room for more. */
+export function rowsOf({ rows }: PassContext, x: Activations): Activations {
+  return { ...x, rows };
+}
+
+/** Some rows of activations; `first` is the start of a chunk. */
+export function rowsFrom(x: Activations, first: number, rows: number): Activations {
+  const floats = x.floats + first * x.columns * 4;
+  return { ...x, floats, tiles: x.tiles + Math.floor(first / x.chunk) * x.tileStride, rows };
+}

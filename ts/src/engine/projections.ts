@@ -1,0 +1,87 @@
+/**
+ * From x to what attention takes: latents, bias and norm of heads, RoPE.
+ *
+ * @module
+ */
+
+import { derivedSizes } from '../model/config.js';
+import { recordAttendBegin, recordFinishRows, recordRope } from './calls.js';
+import { type LayerStep, type PassContext, positionsFrom, rowsOf, softmaxOf } from './pass-context.js';
+import { forEachChunk } from './placed-weights.js';
+import { readRows } from './taps.js';
+
+/** Rows of one task of RoPE. */
+const ROPE_ROWS = 128;
+
+/** Projections of x that latent caches store. */
+export function recordLatents({ team, buffers, plan, rows }: PassContext, step: LayerStep): void {
+  const tokens = plan.options.residualWindow;
+  step.plan.down.forEach((product, which) => {
+    const outputs = Math.max(8, Math.ceil(product.outputs / team.threads / 8) * 8);
+    for (let first = 0; first < rows; first += tokens) {
+      const count = Math.min(tokens, rows - first);
+      const source = buffers.x.floats + first * product.inputs * 4;
+      const out = buffers.latents[which] + first * product.outputs * 4;
+      for (let from = 0; from < product.outputs; from += outputs) {
+        team.task();
+        const to = Math.min(from + outputs, product.outputs);
+        product.recordRows(team, source, count, out, plan.scratch, { from, to });
+      }
+    }
+  });
+}
+
+/** Bias and norm of heads: of queries, and of what is stored as keys and values. */
+export function recordHeads(context: PassContext, { weights, plan }: LayerStep): void {
+  const { team, buffers } = context;
+  const { bQ, bK, bV, queryNorm, keyNorm } = weights;
+  const { numAttentionHeads, headDim, rmsNormEps } = context.model.config;
+  const { kvDim, queryDim } = derivedSizes(context.model.config);
+  const finishKeys = plan.direct && (bK || bV || keyNorm);
+  if (!(bQ || queryNorm || finishKeys)) return;
+  forEachChunk(rowsOf(context, buffers.x), (first, count) => {
+    team.task();
+    const queries = buffers.queries + first * queryDim * 4;
+    if (bQ) team.call('addBias', queries, bQ, count, queryDim);
+    const heads = count * numAttentionHeads;
+    if (queryNorm) team.call('rmsNorm', queries, heads, headDim, queryNorm, rmsNormEps, 0, queries);
+    if (!finishKeys) return;
+    const offset = first * kvDim * 4;
+    recordFinishRows(
+      team,
+      context.model.config,
+      weights,
+      buffers.keys + offset,
+      buffers.values + offset,
+      count,
+    );
+  });
+}
+
+/** Lets the caller change keys and values before they are stored. */
+export async function replaceKeysAndValues(context: PassContext, { index, plan }: LayerStep): Promise<void> {
+  const { memory, team, buffers, options } = context;
+  if (!options.onFreshKeysAndValues || !plan.direct) return;
+  await team.run();
+  const keys = readRows(context, buffers.keys, plan.kvDim);
+  const values = readRows(context, buffers.values, plan.kvDim);
+  options.onFreshKeysAndValues(index, { keys, values });
+  memory.write(buffers.keys, keys.data);
+  memory.write(buffers.values, values.data);
+}
+
+/** RoPE of the queries; their running softmaxes are emptied. */
+export function recordRopes(context: PassContext): void {
+  const { team, model, buffers } = context;
+  const { numAttentionHeads: heads } = model.config;
+  const { queryDim } = derivedSizes(model.config);
+  for (const { first, count, position } of context.sequences) {
+    for (let done = 0; done < count; done += ROPE_ROWS) {
+      const rows = Math.min(ROPE_ROWS, count - done);
+      const queries = buffers.queries + (first + done) * queryDim * 4;
+      team.task();
+      recordRope(team, model.config, queries, rows, heads, positionsFrom(context, position + done));
+      recordAttendBegin(team, softmaxOf(context, first + done), rows * heads);
+    }
+  }
+}
