@@ -2,13 +2,15 @@
  * Models on the Hugging Face hub: `hf:owner/repo[/file][@revision]`.
  *
  * `@huggingface/hub` lists the files and resolves where a file lies; the bytes come through `http-source.ts`,
- * like those of any other URL, so that they are counted, can be cancelled and are resumed.
+ * like those of any other URL, so that they are counted, can be cancelled and are resumed. The library sends the
+ * user's token wherever an answer of the hub points to; the `fetch` that it gets here sends it to the hub only.
  *
  * @module
  */
 
-import { ConfigError, LoadError } from '../errors.js';
-import { messageOf } from '../printable.js';
+import { ConfigError, FormatError, LoadError, XQuantError } from '../errors.js';
+import { describeValue, messageOf } from '../printable.js';
+import { redacted, shownUrl } from './http-request.js';
 import { type HttpSourceOptions, httpSource } from './http-source.js';
 import type { FileFolder } from './source.js';
 
@@ -29,6 +31,9 @@ export interface HubOptions extends HttpSourceOptions {
   /** For private and gated models; begins with `hf_`. */
   readonly accessToken?: string;
 }
+
+/** Requests that a listing may take; a page has up to a thousand files. */
+const MAX_LISTING_PAGES = 100;
 
 const SCHEME = 'hf:';
 const HUB_URL = 'https://huggingface.co';
@@ -58,11 +63,11 @@ export function parseHubReference(source: string): HubReference {
 export function hubFolder(reference: HubReference, options: HubOptions): FileFolder {
   const { repo, revision } = reference;
   const name = `${SCHEME}${repo}${revision === 'main' ? '' : `@${revision}`}`;
-  const { hubUrl, accessToken, fetch } = options;
-  const common = { repo, revision, hubUrl, accessToken, fetch: hubFetch(fetch, options.signal) };
+  const { hubUrl = HUB_URL, accessToken } = options;
+  const common = { repo, revision, hubUrl, accessToken, fetch: hubFetch(options) };
   let listing: Promise<readonly string[]> | undefined;
   const list = () => {
-    listing ??= listFiles(common, name, options.signal);
+    listing ??= listFiles({ ...common, fetch: hubFetch(options, MAX_LISTING_PAGES) }, name, options);
     return listing;
   };
   return {
@@ -72,14 +77,10 @@ export function hubFolder(reference: HubReference, options: HubOptions): FileFol
       if (!(await list()).includes(file)) return undefined;
       const { fileDownloadInfo } = await loadHub();
       const path = file.split('/').map(encodeURIComponent).join('/');
-      const info = await attempt(
-        () => fileDownloadInfo({ ...common, path }),
-        `${name}/${file}`,
-        options.signal,
-      );
+      const info = await attempt(() => fileDownloadInfo({ ...common, path }), `${name}/${file}`, options);
       if (!info) return undefined;
       // The token is for the hub, not for the file host that it may send us to.
-      const atHub = new URL(info.url).origin === new URL(hubUrl ?? HUB_URL).origin;
+      const atHub = new URL(info.url).origin === new URL(hubUrl).origin;
       const headers = accessToken && atHub ? { Authorization: `Bearer ${accessToken}` } : undefined;
       return httpSource(info.url, { ...options, headers });
     },
@@ -89,20 +90,29 @@ export function hubFolder(reference: HubReference, options: HubOptions): FileFol
 async function listFiles(
   common: { repo: string; revision: string; hubUrl?: string; accessToken?: string; fetch?: typeof fetch },
   name: string,
-  signal: AbortSignal | undefined,
+  options: HubOptions,
 ): Promise<string[]> {
   const hub = await loadHub();
   return attempt(
     async () => {
       const files: string[] = [];
       for await (const entry of hub.listFiles({ ...common, recursive: true })) {
-        if (entry.type === 'file') files.push(entry.path);
+        if (entry?.type === 'file') files.push(checkPath(entry.path, name));
       }
       return files.sort();
     },
     name,
-    signal,
+    options,
   );
+}
+
+/** A path inside the repository; one with `..` would lead out of it, to another one of the hub. */
+function checkPath(path: unknown, name: string): string {
+  const parts = typeof path === 'string' ? path.split('/') : [''];
+  if (!parts.some((part) => part === '' || part === '.' || part === '..' || part.includes('\\'))) {
+    return path as string;
+  }
+  throw new FormatError(name, 'listing', `must have paths inside the repository, got ${describeValue(path)}`);
 }
 
 // Only who asks for the hub loads its library.
@@ -118,29 +128,37 @@ class HubStatusError extends Error {
   }
 }
 
-async function attempt<T>(
-  action: () => Promise<T>,
-  name: string,
-  signal: AbortSignal | undefined,
-): Promise<T> {
+async function attempt<T>(action: () => Promise<T>, name: string, options: HubOptions): Promise<T> {
+  const { signal, accessToken = '' } = options;
   try {
     return await action();
   } catch (cause) {
     signal?.throwIfAborted();
-    if (!(cause instanceof HubStatusError)) throw new LoadError(name, messageOf(cause), { cause });
+    if (cause instanceof XQuantError) throw cause;
+    const said = redacted(messageOf(cause), [accessToken]);
+    const secret = said !== messageOf(cause);
+    if (!(cause instanceof HubStatusError)) throw new LoadError(name, said, secret ? undefined : { cause });
     const denied = cause.status === 401 || cause.status === 403;
     const hint = denied ? ' (is an access token needed, or a licence to be accepted?)' : '';
-    throw new LoadError(name, `HTTP status ${cause.status}${cause.message}${hint}`, { cause });
+    throw new LoadError(name, `HTTP status ${cause.status}${said}${hint}`, secret ? undefined : { cause });
   }
 }
 
 /**
- * The `fetch` that the library gets. It brings the signal, which the library does not take, and it reports
- * failures itself: the library loses the status when an error announced as JSON is not JSON.
+ * The `fetch` that the library gets. It brings the signal, which the library does not take; it asks nobody but the
+ * hub, whatever an answer says (`Link: <...>; rel="next"`), and only so often; and it reports failures itself: the
+ * library loses the status when an error announced as JSON is not JSON.
  */
-function hubFetch(send: typeof fetch | undefined, signal: AbortSignal | undefined): typeof fetch {
+function hubFetch(options: HubOptions, requests = Number.POSITIVE_INFINITY): typeof fetch {
+  const { signal, hubUrl = HUB_URL } = options;
+  let left = requests;
   return async (input, init) => {
-    const response = await (send ?? fetch)(input, { ...init, signal: signal ?? init?.signal });
+    const url = input instanceof Request ? input.url : String(input);
+    if (new URL(url).origin !== new URL(hubUrl).origin) {
+      throw new LoadError(shownUrl(hubUrl), `sends us to another host, ${shownUrl(url)}`);
+    }
+    if (left-- === 0) throw new LoadError(shownUrl(hubUrl), `lists more than ${requests} pages of files`);
+    const response = await (options.fetch ?? fetch)(input, { ...init, signal: signal ?? init?.signal });
     const noSuchFile = response.headers.get('x-error-code') === 'EntryNotFound'; // the library's own case
     if (response.ok || noSuchFile) return response;
     const said = response.headers.get('x-error-message') ?? errorIn(await response.text());

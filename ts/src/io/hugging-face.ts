@@ -6,6 +6,7 @@
 
 import { FormatError, UnsupportedModelError } from '../errors.js';
 import { ARCHITECTURES, type Architecture, type ModelConfig } from '../model/config.js';
+import { describeValue, messageOf } from '../printable.js';
 import { checkTokenizerSource } from '../text/tokenizer.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
 import { type StoredTensor, selectTensors, type TensorNames } from './assemble.js';
@@ -14,7 +15,7 @@ import { summarizeTypes, type TensorInfo } from './model-file.js';
 import type { OpenModel } from './open-model.js';
 import { ropeDivisorsOf } from './rope-scaling.js';
 import { readSafetensorsHeader } from './safetensors.js';
-import { type ByteSource, type FileFolder, readText } from './source.js';
+import { type ByteSource, type FileFolder, isPlainName, readText } from './source.js';
 
 /** Hugging Face's names of the tensors. */
 const NAMES: TensorNames = {
@@ -45,6 +46,9 @@ export const CONFIG_FILE = 'config.json';
 
 const SINGLE_FILE = 'model.safetensors';
 const INDEX_FILE = 'model.safetensors.index.json';
+
+/** Files that an index may name; the largest models have some hundred. */
+const MAX_SHARDS = 1000;
 
 /** Buffers that old checkpoints of Llama carry; they follow from the config. */
 const ROTARY_BUFFER = /\.rotary_emb\.inv_freq$/;
@@ -105,14 +109,18 @@ export async function openHuggingFace(folder: FileFolder, opened: ByteSource[]):
 export function readConfig(json: Json, path: string): ModelConfig {
   const architecture = json.model_type;
   if (!(ARCHITECTURES as readonly unknown[]).includes(architecture)) {
-    throw new UnsupportedModelError(path, `architecture "${architecture}"`, ARCHITECTURES.join(', '));
+    throw new UnsupportedModelError(
+      path,
+      `architecture ${describeValue(architecture)}`,
+      ARCHITECTURES.join(', '),
+    );
   }
   refuseOptions(json, path);
   const number = (key: string, fallback?: number): number => {
     const value = json[key] ?? fallback;
     if (typeof value === 'number' && Number.isFinite(value)) return value;
     if (value === undefined) throw new FormatError(path, key, 'the key is missing');
-    throw new FormatError(path, key, `must be a number, got ${JSON.stringify(value)}`);
+    throw new FormatError(path, key, `must be a number, got ${describeValue(value)}`);
   };
 
   const hiddenSize = number('hidden_size');
@@ -152,7 +160,7 @@ function slidingWindow(json: Json, path: string): number | undefined {
   const window = json.sliding_window;
   if (window === undefined || window === null) return undefined;
   if (typeof window !== 'number' || !Number.isSafeInteger(window) || window < 1) {
-    throw new FormatError(path, 'sliding_window', `must be a count of tokens, got ${JSON.stringify(window)}`);
+    throw new FormatError(path, 'sliding_window', `must be a count of tokens, got ${describeValue(window)}`);
   }
   // Qwen files state a window and switch it off beside it.
   return json.model_type === 'mistral' || json.use_sliding_window === true ? window : undefined;
@@ -160,10 +168,11 @@ function slidingWindow(json: Json, path: string): number | undefined {
 
 function refuseOptions(json: Json, path: string): void {
   const activation = json.hidden_act ?? 'silu';
-  if (activation !== 'silu') throw new UnsupportedModelError(path, `hidden_act "${activation}"`, 'silu');
+  if (activation !== 'silu')
+    throw new UnsupportedModelError(path, `hidden_act ${describeValue(activation)}`, 'silu');
   const partial = json.partial_rotary_factor;
   if (partial !== undefined && partial !== null && partial !== 1) {
-    throw new UnsupportedModelError(path, `partial_rotary_factor ${partial}`, '1');
+    throw new UnsupportedModelError(path, `partial_rotary_factor ${describeValue(partial)}`, '1');
   }
   for (const key of ['attention_bias', 'mlp_bias']) {
     if (json[key] === true) throw new UnsupportedModelError(path, `"${key}": true`, 'biases of Qwen2 only');
@@ -171,7 +180,11 @@ function refuseOptions(json: Json, path: string): void {
   const quantization = json.quantization_config;
   if (isObject(quantization)) {
     const method = quantization.quant_method ?? 'unknown';
-    throw new UnsupportedModelError(path, `weights quantized by "${method}"`, 'F32, F16, BF16, or GGUF');
+    throw new UnsupportedModelError(
+      path,
+      `weights quantized by ${describeValue(method)}`,
+      'F32, F16, BF16, or GGUF',
+    );
   }
 }
 
@@ -257,15 +270,15 @@ function shardNames(index: Json, path: string): string[] {
   if (!isObject(map)) throw new FormatError(path, 'weight_map', 'must map tensor names to files');
   const files = new Set<string>();
   for (const [tensor, file] of Object.entries(map)) {
-    // A name with a directory could point anywhere on the disk.
-    if (typeof file !== 'string' || !/^[^/\\]+\.safetensors$/.test(file)) {
-      throw new FormatError(
-        path,
-        tensor,
-        `must name a .safetensors file of the folder, got ${JSON.stringify(file)}`,
-      );
+    // A name with a directory, a scheme or a query could point anywhere, on the disk or at another host.
+    if (!isPlainName(file) || !file.endsWith('.safetensors')) {
+      const reason = `must name a .safetensors file of the folder, got ${describeValue(file)}`;
+      throw new FormatError(path, tensor, reason);
     }
     files.add(file);
+  }
+  if (files.size > MAX_SHARDS) {
+    throw new FormatError(path, 'weight_map', `names ${files.size} files, more than ${MAX_SHARDS}`);
   }
   return [...files].sort();
 }
@@ -277,7 +290,7 @@ async function readJson(folder: FileFolder, file: string): Promise<Json | undefi
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new FormatError(`${folder.name}/${file}`, 'content', `is not JSON: ${(cause as Error).message}`, {
+    throw new FormatError(`${folder.name}/${file}`, 'content', `is not JSON: ${messageOf(cause)}`, {
       cause,
     });
   }

@@ -5,11 +5,18 @@
  */
 
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { LoadError } from '../errors.js';
 import { messageOf } from '../printable.js';
-import { allocate, assertInside, type ByteSource, type FileFolder, type SourceOptions } from './source.js';
+import {
+  allocate,
+  assertInside,
+  assertPlainName,
+  type ByteSource,
+  type FileFolder,
+  type SourceOptions,
+} from './source.js';
 
 // Between pieces the signal is looked at and progress is told.
 const PIECE_BYTES = 8 * 2 ** 20;
@@ -38,6 +45,8 @@ export function directoryFolder(path: string, options: SourceOptions = {}): File
   return {
     name: path,
     async open(file) {
+      // The file may have any name that a listing gives, but it lies here.
+      if (basename(file) !== file || file === '..') assertPlainName(file, path);
       const full = join(path, file);
       try {
         await stat(full);

@@ -5,6 +5,7 @@
  */
 
 import { FormatError, UnsupportedModelError } from '../errors.js';
+import { describeValue } from '../printable.js';
 
 /** The numbers of Llama 3's scaling, under the names of config.json in camelCase. */
 export interface Llama3Scaling {
@@ -57,7 +58,7 @@ export function ropeDivisorsOf(
     throw new FormatError(
       path,
       `rope_scaling.${key}`,
-      `must be a positive number, got ${JSON.stringify(value)}`,
+      `must be a positive number, got ${describeValue(value)}`,
     );
   };
   switch (type) {
@@ -75,6 +76,6 @@ export function ropeDivisorsOf(
       return llama3Divisors(parameters, headDim, ropeTheta);
     }
     default:
-      throw new UnsupportedModelError(path, `rope scaling "${type}"`, 'default, linear, llama3');
+      throw new UnsupportedModelError(path, `rope scaling ${describeValue(type)}`, 'default, linear, llama3');
   }
 }

@@ -5,8 +5,8 @@
  * @module
  */
 
-import { LoadError } from '../errors.js';
-import { messageOf } from '../printable.js';
+import { FormatError, LoadError } from '../errors.js';
+import { describeValue, messageOf } from '../printable.js';
 
 /** A file of known size that can be read from any place. */
 export interface ByteSource {
@@ -110,12 +110,20 @@ export function filesFolder(files: readonly File[], name: string, options: Sourc
   };
 }
 
+/** The largest file that is read as text, bytes; tokenizers of 256k tokens are near 35 MB. */
+export const MAX_TEXT_BYTES = 2 ** 28;
+
 /**
  * Reads a whole small file as text.
  *
+ * @throws {FormatError} if it is larger than {@link MAX_TEXT_BYTES}
  * @throws {LoadError} if it cannot be read
  */
 export async function readText(source: ByteSource): Promise<string> {
+  if (source.size > MAX_TEXT_BYTES) {
+    const reason = `${source.size} bytes are more than the ${MAX_TEXT_BYTES} that are read as text`;
+    throw new FormatError(source.name, 'file', reason);
+  }
   return new TextDecoder().decode(await source.read(0, source.size));
 }
 
@@ -148,6 +156,25 @@ export async function fillFromStream(
     await reader.cancel().catch(() => undefined);
   }
   return at;
+}
+
+/**
+ * Requires the name of a file in a folder: no path, no address, no part of one. Names come from indexes and
+ * listings that anybody may have written.
+ *
+ * @param folder for messages
+ * @throws {FormatError} if it is anything else
+ */
+export function assertPlainName(name: string, folder: string): void {
+  if (isPlainName(name)) return;
+  throw new FormatError(folder, 'file name', `must be a plain name, got ${describeValue(name)}`);
+}
+
+/** Whether a name is that of a file in the same folder: letters, digits, and `.`, `_`, `-`, `+`, space inside. */
+export function isPlainName(name: unknown): name is string {
+  return (
+    typeof name === 'string' && name.length <= 255 && /^[\p{L}\p{N}_][\p{L}\p{M}\p{N}._+ -]*$/u.test(name)
+  );
 }
 
 /** @throws {LoadError} if the range is not inside the file */
