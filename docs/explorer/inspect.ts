@@ -8,9 +8,10 @@
  * @module
  */
 
-import { type CacheRequest, resolveCacheOptions } from '../../ts/src/cache/presets.js';
+import type { CacheOptions, CacheRequest } from '../../ts/src/cache/options.js';
+import { resolveCacheOptions } from '../../ts/src/cache/presets.js';
 import { loadMatrix } from '../../ts/src/cache/stored-matrix.js';
-import type { CacheOptions, ModelCache, SealedBlock, StoredMatrix } from '../../ts/src/cache/types.js';
+import type { ModelCache, SealedBlock, StoredMatrix } from '../../ts/src/cache/types.js';
 import { ConfigError } from '../../ts/src/errors.js';
 import type { LanguageModel } from '../../ts/src/model/language-model.js';
 import { rotateRows } from '../../ts/src/numerics/hadamard.js';

@@ -11,7 +11,7 @@
  * @module
  */
 
-import type { CacheRequest } from './cache/presets.js';
+import type { CacheRequest } from './cache/options.js';
 import { CacheStateError, ConfigError, FormatError } from './errors.js';
 import {
   CachedSequence,

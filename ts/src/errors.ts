@@ -50,8 +50,11 @@ export class ConfigError extends XQuantError {
     readonly value: unknown,
     /** What would have been accepted, in words. */
     readonly allowed: string,
+    /** The accepted name that was probably meant, if `value` looks mistyped. */
+    readonly suggestion?: string,
   ) {
-    super('CONFIG', `"${option}" must be ${allowed}, got ${describeValue(value)}`);
+    const question = suggestion === undefined ? '' : `; did you mean "${suggestion}"?`;
+    super('CONFIG', `"${option}" must be ${allowed}, got ${describeValue(value)}${question}`);
   }
 }
 

@@ -9,7 +9,7 @@
  * @module
  */
 
-import type { CacheRequest } from './cache/presets.js';
+import type { CacheRequest } from './cache/options.js';
 import type { CacheBytes, ModelCache } from './cache/types.js';
 import { assertIndex, assertPositiveInteger, ConfigError, ShapeError } from './errors.js';
 import type { ForwardOptions, LanguageModel } from './model/language-model.js';

@@ -57,12 +57,21 @@ export type {
   KvquantLayerCalibration,
   KvquantSetting,
 } from './cache/kvquant.js';
+export type {
+  AccumulatorPolicy,
+  CacheForm,
+  CacheOptions,
+  CacheVariant,
+  DeltaSpace,
+} from './cache/options.js';
 // Caches (XQuant §3).
 export {
   CACHE_VARIANTS,
   type CacheModelShape,
   type CachePreset,
   type CacheRequest,
+} from './cache/options.js';
+export {
   cacheOptionNames,
   formatCacheOptions,
   parseCacheSpec,
@@ -70,12 +79,7 @@ export {
 } from './cache/presets.js';
 export { storedBytes, totalBytes } from './cache/stored-matrix.js';
 export type {
-  AccumulatorPolicy,
   CacheBytes,
-  CacheForm,
-  CacheOptions,
-  CacheVariant,
-  DeltaSpace,
   FactoredMatrix,
   FactorSource,
   Float16Matrix,

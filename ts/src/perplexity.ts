@@ -15,7 +15,7 @@
  */
 
 import { elementsPerToken, float16KeyValueBytes } from './analysis/memory.js';
-import type { CacheRequest } from './cache/presets.js';
+import type { CacheRequest } from './cache/options.js';
 import { storedBytes } from './cache/stored-matrix.js';
 import type { ModelCache } from './cache/types.js';
 import { assertPositiveInteger, ConfigError } from './errors.js';

@@ -10,7 +10,7 @@
  * @module
  */
 
-import type { CacheRequest } from './cache/presets.js';
+import type { CacheRequest } from './cache/options.js';
 import type { ModelCache } from './cache/types.js';
 import { assertPositiveInteger } from './errors.js';
 import {

@@ -8,12 +8,13 @@
  * @module
  */
 
-import { layerBits, quantizedFormat } from '../cache/format.js';
+import { bitsOfCode, layerBits, quantizedFormat } from '../cache/format.js';
 import { kvquantFormats } from '../cache/kvquant.js';
-import { type CacheModelShape, type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
+import type { CacheModelShape, CacheOptions, CacheRequest } from '../cache/options.js';
+import { resolveCacheOptions } from '../cache/presets.js';
 import type { StorageFormat } from '../cache/stored-matrix.js';
 import { storedBytes, zeroBytes } from '../cache/stored-matrix.js';
-import type { CacheBytes, CacheOptions } from '../cache/types.js';
+import type { CacheBytes } from '../cache/types.js';
 import { assertIndex, ConfigError } from '../errors.js';
 import { groupedSizes } from '../quant/grouped.js';
 import { expectedNuqBytes, type NuqFormat } from '../quant/nuq.js';
@@ -257,10 +258,12 @@ function layerLayout(options: CacheOptions, model: CacheModelShape, layer: numbe
         return latentLayout(options, model, bits(options.keyBits), bits(options.valueBits), false);
       }
       return {
-        sealed: [tensor('x', hiddenSize, quantizedFormat(options, bits(options.bits), options.grouping))],
+        sealed: [
+          tensor('x', hiddenSize, quantizedFormat(options, bits(bitsOfCode(options)), options.grouping)),
+        ],
         windowColumns: hiddenSize,
         isBase: false,
-        nominalBits: bits(options.bits),
+        nominalBits: bits(bitsOfCode(options)),
       };
     case 'xquant-cl': {
       const base = options.baseLayers - 1;
@@ -270,7 +273,7 @@ function layerLayout(options: CacheOptions, model: CacheModelShape, layer: numbe
       const isBase = layer <= base;
       const isFullWidth = form === 'x' || (layer === base && options.baseStore === 'x');
       const columns = isFullWidth ? hiddenSize : Math.min(hiddenSize, 2 * kvDim);
-      const nominalBits = isBase ? options.baseBits : options.bits;
+      const nominalBits = isBase ? options.baseBits : bitsOfCode(options);
       return {
         sealed: [
           tensor(
@@ -322,22 +325,21 @@ function addMatrix(bytes: CacheBytes, rows: number, columns: number, format: Sto
   bytes.mins += groups * 2;
 }
 
-/** Adds the blocks of a `kvquant` layer to a count; the sink of the first block stays in f16. */
+/** Adds the blocks of a `kvquant` layer to a count; the sinks of the first block stay in f16. */
 function addNonUniform(
   bytes: CacheBytes,
   tensors: readonly NonUniformLayout[],
-  { residualWindow, sink }: CacheOptions,
+  { residualWindow, sinks }: CacheOptions,
   blocks: number,
 ): void {
-  for (let block = 0; block < blocks; block++) {
-    const exact = block === 0 ? sink : 0;
-    for (const { columns, format } of tensors) {
-      const parts = expectedNuqBytes(residualWindow - exact, columns, format);
-      bytes.codes += parts.codes;
-      bytes.scales += parts.scales;
-      bytes.mins += parts.mins;
-      bytes.outliers += parts.outliers + 2 * exact * columns;
+  if (blocks === 0) return;
+  for (const { columns, format } of tensors) {
+    const first = expectedNuqBytes(residualWindow - sinks, columns, format);
+    const other = expectedNuqBytes(residualWindow, columns, format);
+    for (const kind of ['codes', 'scales', 'mins', 'outliers'] as const) {
+      bytes[kind] += first[kind] + (blocks - 1) * other[kind];
     }
+    bytes.outliers += 2 * sinks * columns;
   }
 }
 

@@ -6,8 +6,8 @@
  */
 
 import type { BackendName } from '../backends.js';
-import type { CacheRequest } from '../cache/presets.js';
-import type { CacheBytes, CacheOptions, FactoredMatrix } from '../cache/types.js';
+import type { CacheOptions, CacheRequest } from '../cache/options.js';
+import type { CacheBytes, FactoredMatrix } from '../cache/types.js';
 import type { KernelChoice, WasmBuild } from '../engine/load-wasm.js';
 import type { KeyWeights } from '../engine/small-product.js';
 import type { ModelFile } from '../io/model-file.js';

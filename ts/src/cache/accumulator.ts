@@ -17,8 +17,9 @@
 
 import { CacheStateError } from '../errors.js';
 import { add, type Matrix } from '../numerics/matrix.js';
+import type { AccumulatorPolicy } from './options.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
-import type { AccumulatorPolicy, StoredMatrix } from './types.js';
+import type { StoredMatrix } from './types.js';
 
 /** The format of the `int8` policy. */
 const INT8_ACCUMULATOR = { bits: 8, groupSize: 128, grouping: 'perToken', range: 'minmax' } as const;

@@ -14,6 +14,7 @@
 
 import { assertIndex, CacheStateError } from '../errors.js';
 import { concatRows, type Matrix, matrix, rowRange } from '../numerics/matrix.js';
+import type { CacheOptions } from './options.js';
 import {
   assertStorable,
   assertStoredShape,
@@ -24,7 +25,6 @@ import {
 } from './stored-matrix.js';
 import type {
   CacheBytes,
-  CacheOptions,
   Float16Matrix,
   KeysAndValues,
   KeyValueProjection,

@@ -10,15 +10,9 @@ import { layerBits } from './format.js';
 import { KiviCache } from './kivi.js';
 import { Float16KeyValueCache } from './kv.js';
 import { KvquantCache } from './kvquant.js';
+import type { CacheOptions } from './options.js';
 import { zeroBytes } from './stored-matrix.js';
-import type {
-  CacheBytes,
-  CacheOptions,
-  FactorSource,
-  KeyValueProjection,
-  LayerCache,
-  ModelCache,
-} from './types.js';
+import type { CacheBytes, FactorSource, KeyValueProjection, LayerCache, ModelCache } from './types.js';
 import { XQuantCache } from './xquant.js';
 import { CrossLayerBaseCache, CrossLayerDeltaCache } from './xquant-cl.js';
 import { CrossLayerLatentCache } from './xquant-cl-gqa.js';

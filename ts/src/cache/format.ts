@@ -5,14 +5,24 @@
  */
 
 import type { Grouping } from '../quant/grouped.js';
-import type { Bits } from '../quant/uniform.js';
+import { assertBits, type Bits } from '../quant/uniform.js';
+import type { CacheOptions } from './options.js';
 import type { StorageFormat } from './stored-matrix.js';
-import type { CacheOptions } from './types.js';
 
 /** The format of a quantized tensor under the given options. */
 export function quantizedFormat(options: CacheOptions, bits: Bits, grouping: Grouping): StorageFormat {
   if (options.quantizer === 'identity') return 'f32';
   return { bits, grouping, groupSize: options.groupSize, range: options.range };
+}
+
+/**
+ * Bits of a code.
+ *
+ * @throws {ConfigError} if the bits of the options are an average
+ */
+export function bitsOfCode({ bits }: CacheOptions): Bits {
+  assertBits(bits);
+  return bits;
 }
 
 /**

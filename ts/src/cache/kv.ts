@@ -9,8 +9,9 @@
 
 import { BlockCache, type TokenRows } from './block.js';
 import { project } from './fold.js';
+import type { CacheOptions } from './options.js';
 import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
-import type { CacheOptions, KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
+import type { KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
 
 /** Stores finished keys and values; how precisely is for a subclass to say. */
 export abstract class KeyValueCache extends BlockCache {

@@ -4,7 +4,7 @@
  *
  *     keys      before RoPE, per channel, ranges calibrated offline     outliers: beyond them
  *     values    per token, the whole row of all KV heads                outliers: its largest and smallest
- *     sink      optionally the first tokens of a sequence stay in f16
+ *     sinks     optionally the first tokens of a sequence stay in f16
  *
  * Needs a calibration of the model; see `golden/generate/calibrate_kvquant.py`. Like the SVD factors of the
  * latent forms, ranges and levels belong to the model and are not counted with a cache (for keys, 32 bits a
@@ -30,15 +30,9 @@ import {
 } from '../quant/nuq.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { project } from './fold.js';
+import type { CacheOptions } from './options.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
-import type {
-  CacheOptions,
-  FactorSource,
-  KeysAndValues,
-  KeyValueProjection,
-  LayerInput,
-  SealedBlock,
-} from './types.js';
+import type { FactorSource, KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
 
 /** Levels of one tensor of one layer, and Q-Norm's correction of them. */
 export interface CalibratedLevels {
@@ -82,7 +76,7 @@ export function kvquantLayer(
   source: FactorSource,
   layer: number,
 ): KvquantLayerCalibration {
-  const { calibration: path, bits, outlierFraction, sink } = options;
+  const { calibration: path, bits, outlierFraction, sinks: sink } = options;
   const calibration = source.calibration?.(path);
   if (!calibration) {
     const allowed =
@@ -144,7 +138,7 @@ export class KvquantCache extends BlockCache {
     }
     const bits = options.bits as NuqBits;
     const { outlierFraction, residualWindow } = options;
-    const sink = block === 0 ? options.sink : 0;
+    const sink = block === 0 ? options.sinks : 0;
     const keys = rowRange(rows.keys, sink, residualWindow);
     const values = rowRange(rows.values, sink, residualWindow);
     const sealed: SealedBlock = {

@@ -8,12 +8,11 @@
  * @module
  */
 
-import type { Rotation } from '../numerics/hadamard.js';
 import type { Matrix } from '../numerics/matrix.js';
-import type { Grouping, QuantizedMatrix } from '../quant/grouped.js';
+import type { QuantizedMatrix } from '../quant/grouped.js';
 import type { NuqMatrix } from '../quant/nuq.js';
-import type { Bits, RangeRule } from '../quant/uniform.js';
 import type { KvquantCalibration } from './kvquant.js';
+import type { CacheOptions } from './options.js';
 
 /** The three faces of one layer input. A variant reads the one it stores. */
 export interface LayerInput {
@@ -187,65 +186,4 @@ export interface ModelCache {
   dispose(): void;
   /** The same, for `using`. */
   [Symbol.dispose](): void;
-}
-
-/** Cache variants by the name a user types. */
-export type CacheVariant = 'kv' | 'kivi' | 'kvquant' | 'xquant' | 'xquant-cl';
-
-/** What XQuant stores: X itself, or its projection on the singular vectors of Wk and Wv. */
-export type CacheForm = 'x' | 'latent';
-
-/** In which space the cross-layer difference is taken (XQuant §3.2 and our `normalized`). */
-export type DeltaSpace = 'x' | 'normalized' | 'stream';
-
-/** How the cross-layer accumulator is kept during a forward pass. */
-export type AccumulatorPolicy = 'f32' | 'int8' | 'recompute';
-
-/** Every choice of every variant, resolved for one model. A variant ignores what does not concern it. */
-export interface CacheOptions {
-  readonly variant: CacheVariant;
-  /** Bits of a code (of a delta, in `xquant-cl`). */
-  readonly bits: Bits;
-  /** Bits of keys or key latents, where they are stored apart. */
-  readonly keyBits: Bits;
-  /** Bits of values or value latents, where they are stored apart. */
-  readonly valueBits: Bits;
-  readonly form: CacheForm;
-  /** Elements that share a scale. 128 in the paper. */
-  readonly groupSize: number;
-  /** Tokens of a block: kept in f16 until the block is complete, then sealed. */
-  readonly residualWindow: number;
-  /** Of X or of deltas. */
-  readonly grouping: Grouping;
-  /** Of keys (`kivi`) or key latents. */
-  readonly keyGrouping: Grouping;
-  /** Of values (`kivi`) or value latents. */
-  readonly valueGrouping: Grouping;
-  readonly range: RangeRule;
-  readonly rotation: Rotation;
-  /** Whether channel 0 of the key latents stays in f16 (XQuant App. B). */
-  readonly outlierChannel: 'quantized' | 'f16';
-  readonly deltaSpace: DeltaSpace;
-  readonly accumulator: AccumulatorPolicy;
-  /** Layers stored without a difference; the last of them starts the accumulator. */
-  readonly baseLayers: number;
-  readonly baseBits: Bits;
-  /** What the base layer of the latent cross-layer form stores: X in full width, or its latent. */
-  readonly baseStore: 'x' | 'latent';
-  /** `kivi` and `xquant`: this many first layers get `firstBits` (the paper's Table 4). */
-  readonly firstLayers: number;
-  readonly firstBits: Bits;
-  /** `kivi` and `xquant`: this many last layers get `lastBits`. */
-  readonly lastLayers: number;
-  readonly lastBits: Bits;
-  /** `kvquant`: fraction of values that are kept exactly. 0 is its dense variant. */
-  readonly outlierFraction: number;
-  /** `kvquant`: this many first tokens of a sequence stay in f16. */
-  readonly sink: number;
-  /** `kvquant`: whether levels are read with Q-Norm's correction. */
-  readonly qNorm: 'off' | 'on';
-  /** `kvquant`: file of the calibration; empty for the one that comes with an embedded model. */
-  readonly calibration: string;
-  /** `identity` stores f32 everywhere: for tests, and to see what quantization alone costs. */
-  readonly quantizer: 'uniform' | 'identity';
 }

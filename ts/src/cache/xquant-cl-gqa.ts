@@ -16,16 +16,10 @@ import { rotateRows } from '../numerics/hadamard.js';
 import { add, linear, type Matrix, subtract, transpose } from '../numerics/matrix.js';
 import type { Accumulator } from './accumulator.js';
 import type { TokenRows } from './block.js';
-import { quantizedFormat } from './format.js';
+import { bitsOfCode, quantizedFormat } from './format.js';
+import type { CacheOptions } from './options.js';
 import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
-import type {
-  CacheBytes,
-  CacheOptions,
-  FactorSource,
-  KeysAndValues,
-  KeyValueProjection,
-  SealedBlock,
-} from './types.js';
+import type { CacheBytes, FactorSource, KeysAndValues, KeyValueProjection, SealedBlock } from './types.js';
 import { CrossLayerCache } from './xquant-cl.js';
 import { billAsBase, rotateLatent } from './xquant-gqa.js';
 
@@ -47,7 +41,7 @@ export class CrossLayerLatentCache extends CrossLayerCache {
     super(options, projection, accumulator);
     const { layer } = projection;
     this.#isBase = layer === options.baseLayers - 1;
-    const bits = this.#isBase ? options.baseBits : options.bits;
+    const bits = this.#isBase ? options.baseBits : bitsOfCode(options);
     this.#format = quantizedFormat(options, bits, options.grouping);
     const matrixName = options.deltaSpace === 'x' ? 'keyValue' : 'keyValueWithGain';
     const factors = rotateLatent(source.factors(layer, matrixName), options);

@@ -21,11 +21,11 @@ import { add, type Matrix, subtract } from '../numerics/matrix.js';
 import type { AccumulatingLayer, Accumulator } from './accumulator.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type FoldedProjection, foldProjection, project } from './fold.js';
-import { quantizedFormat } from './format.js';
+import { bitsOfCode, quantizedFormat } from './format.js';
+import type { CacheOptions } from './options.js';
 import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
 import type {
   CacheBytes,
-  CacheOptions,
   KeysAndValues,
   KeyValueProjection,
   LayerInput,
@@ -122,7 +122,7 @@ export class CrossLayerDeltaCache extends CrossLayerCache {
 
   constructor(options: CacheOptions, projection: KeyValueProjection, accumulator: Accumulator) {
     super(options, projection, accumulator);
-    this.#format = quantizedFormat(options, options.bits, options.grouping);
+    this.#format = quantizedFormat(options, bitsOfCode(options), options.grouping);
   }
 
   protected seal(rows: TokenRows, block: number): SealedBlock {

@@ -19,10 +19,10 @@ import type { Bits } from '../quant/uniform.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type FoldedProjection, project } from './fold.js';
 import { quantizedFormat } from './format.js';
+import type { CacheOptions } from './options.js';
 import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
 import type {
   CacheBytes,
-  CacheOptions,
   FactorSource,
   KeysAndValues,
   KeyValueProjection,

@@ -13,9 +13,10 @@
 import { rotateRows } from '../numerics/hadamard.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type FoldedProjection, foldProjection, project } from './fold.js';
-import { layerBits, quantizedFormat } from './format.js';
+import { bitsOfCode, layerBits, quantizedFormat } from './format.js';
+import type { CacheOptions } from './options.js';
 import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
-import type { CacheOptions, KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
+import type { KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
 
 /** Quantized X: `bits + 32 / groupSize` bits per channel of the layer input. */
 export class XQuantCache extends BlockCache {
@@ -28,7 +29,7 @@ export class XQuantCache extends BlockCache {
   constructor(options: CacheOptions, projection: KeyValueProjection, layers: number) {
     super(options, projection);
     this.tensors = { x: projection.hiddenSize };
-    const bits = layerBits(options, projection.layer, layers, options.bits);
+    const bits = layerBits(options, projection.layer, layers, bitsOfCode(options));
     this.#format = quantizedFormat(options, bits, options.grouping);
     this.#weights = foldProjection(projection, false, options.rotation);
   }

@@ -6,7 +6,8 @@
 
 import { startModel } from '../backends.js';
 import type { KvquantCalibration } from '../cache/kvquant.js';
-import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
+import type { CacheRequest } from '../cache/options.js';
+import { resolveCacheOptions } from '../cache/presets.js';
 import type { FactoredMatrix, LatentFactors, ModelCache } from '../cache/types.js';
 import { WasmModel } from '../engine/wasm-model.js';
 import { readCalibration } from '../io/kvquant-calibration.js';

@@ -6,10 +6,12 @@
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { BACKENDS, type BackendName } from '../backends.js';
-import { CACHE_VARIANTS, cacheOptionNames, parseCacheSpec } from '../cache/presets.js';
+import { CACHE_VARIANTS, PRESETS, VARIANTS } from '../cache/options.js';
+import { cacheOptionNames, parseCacheSpec } from '../cache/presets.js';
 import { KERNEL_CHOICES, type KernelChoice } from '../engine/load-wasm.js';
 import { KEY_WEIGHTS, type KeyWeights } from '../engine/small-product.js';
 import { DEFAULT_CACHE } from '../generate.js';
+import { BITS } from '../quant/uniform.js';
 import { assertSamplingOptions, type SamplingOptions } from '../sampling.js';
 import { UsageError, usage } from './errors.js';
 
@@ -240,20 +242,22 @@ function parseLogitBias(text: string, before: ReadonlyMap<number, number>): Read
   return new Map(before).set(Number(match[1]), bias);
 }
 
-/** The grammar of a cache argument. */
+/** The grammar of a cache argument, by the tables of cache/options.ts. */
 function cacheHelp(): string {
+  const examples = CACHE_VARIANTS.map((variant) => {
+    const { example, about } = VARIANTS[variant];
+    return `  ${example.padEnd(28)} ${about}`;
+  });
+  const presets = Object.entries(PRESETS).map(([preset, about]) => `${preset} (${about})`);
   const options = CACHE_VARIANTS.map((variant) => {
     const names = cacheOptionNames().filter(({ variants }) => variants.includes(variant));
     return `  ${variant.padEnd(10)} ${wrap(names.map(({ name }) => name).join(' '), 13)}`;
   });
   return `
 Caches: NAME[:BITS][@PRESET][?option=value&...]
-  kv                           keys and values in f16: the baseline
-  kivi:2                       quantized keys and values (KIVI*)
-  xquant:4                     quantized layer inputs, keys and values rebuilt from them
-  xquant-cl:2@tuned            quantized differences from layer to layer
-  xquant-cl:2@paper?group=64   presets: tuned (default), paper (to the letter)
-Bits: 1, 2, 3, 4 or 8 (default 4). Options by cache:
+${examples.join('\n')}
+  ${'xquant-cl:2@paper?group=64'.padEnd(28)} presets: ${presets.join(', ')}
+Bits: ${BITS.slice(0, -1).join(', ')} or ${BITS.at(-1)} (default 4). Options by cache:
 ${options.join('\n')}`;
 }
 

@@ -4,8 +4,8 @@
  * @module
  */
 
+import type { CacheOptions } from '../cache/options.js';
 import { formatCacheOptions, resolveCacheOptions } from '../cache/presets.js';
-import type { CacheOptions } from '../cache/types.js';
 import { CachedSequence, type Generation } from '../generate.js';
 import { readSnapshotFile, saveSnapshot } from '../io/node-snapshot.js';
 import { assertSnapshotModel, readSnapshotInfo, restoreSnapshot } from '../io/snapshot.js';

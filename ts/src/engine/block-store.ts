@@ -11,8 +11,9 @@
  * @module
  */
 
+import type { CacheOptions } from '../cache/options.js';
 import { assertStoredShape, countStored, type StorageFormat, zeroBytes } from '../cache/stored-matrix.js';
-import type { CacheBytes, CacheOptions, Float16Matrix, LayerState, StoredMatrix } from '../cache/types.js';
+import type { CacheBytes, Float16Matrix, LayerState, StoredMatrix } from '../cache/types.js';
 import { assertIndex, CacheStateError, FormatError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { groupedSizes } from '../quant/grouped.js';

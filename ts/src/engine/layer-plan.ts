@@ -9,8 +9,9 @@
  */
 
 import { foldProjection } from '../cache/fold.js';
-import { layerBits, quantizedFormat } from '../cache/format.js';
-import type { CacheOptions, FactorSource, KeyValueProjection, LatentFactors } from '../cache/types.js';
+import { bitsOfCode, layerBits, quantizedFormat } from '../cache/format.js';
+import type { CacheOptions } from '../cache/options.js';
+import type { FactorSource, KeyValueProjection, LatentFactors } from '../cache/types.js';
 import { rotateLatent } from '../cache/xquant-gqa.js';
 import { NumericError } from '../errors.js';
 import type { ModelConfig } from '../model/config.js';
@@ -209,14 +210,14 @@ export class LayerPlan {
       crossLayer && options.form === 'latent' && !(layer === base && options.baseStore === 'x');
     let name = 'x';
     let columns = hiddenSize;
-    let bits = crossLayer ? options.baseBits : bitsOf(options.bits);
+    let bits = crossLayer ? options.baseBits : bitsOf(bitsOfCode(options));
     if (latentDelta) {
       const folded = options.deltaSpace === 'x' ? 'keyValue' : 'keyValueWithGain';
       const rotated: LatentFactors = rotateLatent(factors.factors(layer, folded), options);
       const down = rotateRows(rotated.downProjection, options.rotation);
       name = 'delta';
       columns = down.rows;
-      if (layer > base) bits = options.bits;
+      if (layer > base) bits = bitsOfCode(options);
       this.#downDelta = new SmallProduct(memory, direct, down, exactProduct);
       this.#up = undefined;
       const format = quantizedFormat(options, bits, options.grouping);
@@ -230,7 +231,7 @@ export class LayerPlan {
     } else {
       if (layer > base && crossLayer) {
         name = 'delta';
-        bits = options.bits;
+        bits = bitsOfCode(options);
       }
       const format = quantizedFormat(options, bits, options.grouping);
       this.layout = blockLayout(options, [{ name, columns, format }], { x: hiddenSize });

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { CacheOptions } from '../cache/types.js';
+import type { CacheOptions } from '../cache/options.js';
 import type { ModelConfig } from '../model/config.js';
 import { derivedSizes } from '../model/config.js';
 import {

@@ -7,10 +7,10 @@
  * @module
  */
 
+import type { CacheOptions } from '../cache/options.js';
 import { zeroBytes } from '../cache/stored-matrix.js';
 import type {
   CacheBytes,
-  CacheOptions,
   KeysAndValues,
   LayerCache,
   LayerInput,

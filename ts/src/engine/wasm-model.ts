@@ -9,8 +9,9 @@
  */
 
 import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
-import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
-import type { CacheOptions, KeyValueProjection, LayerInput, ModelCache } from '../cache/types.js';
+import type { CacheOptions, CacheRequest } from '../cache/options.js';
+import { resolveCacheOptions } from '../cache/presets.js';
+import type { KeyValueProjection, LayerInput, ModelCache } from '../cache/types.js';
 import { CacheStateError, ConfigError, DisposedError, KernelError, XQuantError } from '../errors.js';
 import { assertModelConfig, derivedSizes, type ModelConfig } from '../model/config.js';
 import type { BatchOptions, LanguageModel } from '../model/language-model.js';

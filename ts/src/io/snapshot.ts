@@ -19,14 +19,14 @@ import {
   type TensorLayout,
 } from '../analysis/memory.js';
 import { KvquantCache } from '../cache/kvquant.js';
-import { CACHE_VARIANTS, type CacheRequest } from '../cache/presets.js';
-import type { CacheOptions, LayerState, ModelCache, SealedBlock, StoredMatrix } from '../cache/types.js';
+import { type CacheOptions, type CacheRequest, OPTION_KEYS, optionRow } from '../cache/options.js';
+import { wantedInstead } from '../cache/presets.js';
+import type { LayerState, ModelCache, SealedBlock, StoredMatrix } from '../cache/types.js';
 import { ConfigError, FormatError, XQuantError } from '../errors.js';
 import type { LanguageModel } from '../model/language-model.js';
-import { GROUPINGS, groupedSizes } from '../quant/grouped.js';
+import { groupedSizes } from '../quant/grouped.js';
 import type { NuqMatrix } from '../quant/nuq.js';
 import { packedBytes } from '../quant/pack.js';
-import { BITS, RANGE_RULES } from '../quant/uniform.js';
 import type { ChatMessage } from '../text/chat-template.js';
 import { crc32 } from './crc32.js';
 import {
@@ -93,43 +93,6 @@ interface Metadata extends SnapshotInfo {
   readonly calibration?: number;
   readonly messages: readonly ChatMessage[];
 }
-
-/** No option is a larger number than this: sizes are computed from them before the bytes are looked at. */
-const COUNT_LIMIT = 2 ** 16;
-
-/**
- * Choices of every option, or `'count'` for an integer from 0 to {@link COUNT_LIMIT}, `'fraction'` for a number
- * from 0 to 1. What is not known here or does not suit the model is refused.
- */
-const OPTION_VALUES: Readonly<Record<string, readonly unknown[] | 'count' | 'fraction' | 'text'>> = {
-  variant: CACHE_VARIANTS,
-  bits: BITS,
-  keyBits: BITS,
-  valueBits: BITS,
-  form: ['x', 'latent'],
-  groupSize: 'count',
-  residualWindow: 'count',
-  grouping: GROUPINGS,
-  keyGrouping: GROUPINGS,
-  valueGrouping: GROUPINGS,
-  range: RANGE_RULES,
-  rotation: ['none', 'hadamard'],
-  outlierChannel: ['quantized', 'f16'],
-  deltaSpace: ['x', 'normalized', 'stream'],
-  accumulator: ['f32', 'int8', 'recompute'],
-  baseLayers: 'count',
-  baseBits: BITS,
-  baseStore: ['x', 'latent'],
-  firstLayers: 'count',
-  firstBits: BITS,
-  lastLayers: 'count',
-  lastBits: BITS,
-  outlierFraction: 'fraction',
-  sink: 'count',
-  qNorm: ['off', 'on'],
-  calibration: 'text',
-  quantizer: ['uniform', 'identity'],
-};
 
 /**
  * Writes a cache to the bytes of a file.
@@ -328,7 +291,13 @@ function readLayer(
   const blocks: SealedBlock[] = [];
   for (let block = 0; block < blockCount; block++) {
     const tensors = layout.nonUniform
-      ? readNonUniform(reader, layout.nonUniform, residualWindow, block === 0 ? cache.options.sink : 0, block)
+      ? readNonUniform(
+          reader,
+          layout.nonUniform,
+          residualWindow,
+          block === 0 ? cache.options.sinks : 0,
+          block,
+        )
       : layout.sealed.map((tensor) => readTensor(reader, tensor, residualWindow, block));
     blocks.push(Object.fromEntries(tensors));
   }
@@ -467,29 +436,22 @@ function parseMessages(messages: unknown, section: string, path: string): readon
   return messages;
 }
 
+/** The options of a file. An option that is newer than the file is missing there and gets its `absent` value. */
 function parseOptions(options: unknown, section: string, path: string): CacheOptions {
   if (typeof options !== 'object' || options === null) {
     throw new FormatError(path, `${section} "options"`, 'must be an object');
   }
-  for (const [key, value] of Object.entries(options)) {
-    const place = `${section} option "${key}"`;
-    if (!Object.hasOwn(OPTION_VALUES, key)) throw new FormatError(path, place, 'is not known');
-    const wanted = wantedInstead(OPTION_VALUES[key], value);
+  const parsed: Record<string, unknown> = {};
+  for (const [name, value] of Object.entries(options)) {
+    const place = `${section} option "${name}"`;
+    const key = OPTION_KEYS.find((each) => each === name || optionRow(each).formerly === name);
+    if (!key && name !== 'variant') throw new FormatError(path, place, 'is not known');
+    const wanted = wantedInstead(key ?? 'variant', value);
     if (wanted) throw new FormatError(path, place, `must be ${wanted}`);
+    parsed[key ?? 'variant'] = value;
   }
-  return options as CacheOptions;
-}
-
-/** In words, what an option must be; nothing if it is that. */
-function wantedInstead(allowed: (typeof OPTION_VALUES)[string], value: unknown): string | undefined {
-  if (typeof allowed !== 'string') {
-    return allowed.includes(value) ? undefined : `one of ${allowed.join(', ')}`;
-  }
-  if (allowed === 'text') return typeof value === 'string' ? undefined : 'text';
-  if (allowed === 'fraction') {
-    return typeof value === 'number' && value >= 0 && value <= 1 ? undefined : 'a number from 0 to 1';
-  }
-  return isCount(value) && value <= COUNT_LIMIT ? undefined : `an integer from 0 to ${COUNT_LIMIT}`;
+  for (const key of OPTION_KEYS) parsed[key] ??= optionRow(key).absent;
+  return parsed as unknown as CacheOptions;
 }
 
 function isCount(value: unknown): value is number {

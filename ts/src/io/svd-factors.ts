@@ -11,8 +11,9 @@
  */
 
 import { factorKey } from '../cache/factors.js';
+import type { CacheOptions } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type { CacheOptions, FactoredMatrix, FactorSource, LatentFactors } from '../cache/types.js';
+import type { FactoredMatrix, FactorSource, LatentFactors } from '../cache/types.js';
 import { ConfigError, FormatError } from '../errors.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { CacheRequest } from '../cache/presets.js';
+import type { CacheRequest } from '../cache/options.js';
 import type { ModelCache } from '../cache/types.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { ModelConfig } from './config.js';

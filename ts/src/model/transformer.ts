@@ -12,7 +12,8 @@
 import { ReferenceCache } from '../cache/create.js';
 import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
 import { project } from '../cache/fold.js';
-import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
+import type { CacheRequest } from '../cache/options.js';
+import { resolveCacheOptions } from '../cache/presets.js';
 import type {
   KeysAndValues,
   KeyValueProjection,

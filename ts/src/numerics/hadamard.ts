@@ -14,6 +14,9 @@ import { type Matrix, matrix, row } from './matrix.js';
 /** How stored vectors are rotated before they are quantized. */
 export type Rotation = 'none' | 'hadamard';
 
+/** The choices of {@link Rotation}. */
+export const ROTATIONS: readonly Rotation[] = ['none', 'hadamard'];
+
 /**
  * Channels that are rotated together: the largest power of two that divides `channels` (576 -> 64).
  *

@@ -137,12 +137,15 @@ export function groupedSizes(
   columns: number,
   format: GroupedFormat,
 ): { groups: number; packedBytes: number } {
-  const sizes = { groups: 0, packedBytes: 0 };
-  forEachGroup(rows, columns, format, (slot) => {
-    sizes.groups++;
-    sizes.packedBytes += slot.byteLength;
-  });
-  return sizes;
+  const { bits, groupSize, grouping } = format;
+  // Groups run along rows of `length` values, of which there are `lines`; the last group of each may be shorter.
+  const [length, lines] = grouping === 'perToken' ? [columns, rows] : [rows, columns];
+  const whole = Math.floor(length / groupSize);
+  const rest = length % groupSize;
+  return {
+    groups: lines * (whole + (rest > 0 ? 1 : 0)),
+    packedBytes: lines * (whole * packedBytes(groupSize, bits) + packedBytes(rest, bits)),
+  };
 }
 
 /**

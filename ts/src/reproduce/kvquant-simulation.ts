@@ -10,9 +10,10 @@
  */
 
 import { kvquantLayer } from '../cache/kvquant.js';
-import { type CacheRequest, resolveCacheOptions } from '../cache/presets.js';
+import type { CacheOptions, CacheRequest } from '../cache/options.js';
+import { resolveCacheOptions } from '../cache/presets.js';
 import { zeroBytes } from '../cache/stored-matrix.js';
-import type { CacheBytes, CacheOptions, KeysAndValues, ModelCache } from '../cache/types.js';
+import type { CacheBytes, KeysAndValues, ModelCache } from '../cache/types.js';
 import type { WasmModel } from '../engine/wasm-model.js';
 import { CacheStateError, ConfigError } from '../errors.js';
 import { derivedSizes } from '../model/config.js';
@@ -143,7 +144,7 @@ function roundTrip(
   return (fresh, position, bytes) => {
     const tokens = fresh.keys.rows;
     const sealed = tokens - (tokens % residualWindow);
-    const sink = position === 0 && sealed > 0 ? options.sink : 0;
+    const sink = position === 0 && sealed > 0 ? options.sinks : 0;
     bytes.outliers += 2 * 2 * sink * kvDim;
     bytes.window += 2 * 2 * (tokens - sealed) * kvDim;
     for (const [which, source] of [fresh.keys, fresh.values].entries()) {

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { CacheModelShape } from '../cache/presets.js';
+import type { CacheModelShape } from '../cache/options.js';
 import { isMultiHead } from './plans.js';
 
 /** Perplexities of one model. */

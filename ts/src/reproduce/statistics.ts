@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { CacheModelShape } from '../cache/presets.js';
+import type { CacheModelShape } from '../cache/options.js';
 import type { WindowResult } from './evaluator.js';
 import { isMultiHead } from './plans.js';
 import type { CacheResult } from './runner.js';

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { CacheModelShape } from '../../src/cache/presets.js';
+import type { CacheModelShape } from '../../src/cache/options.js';
 import type { KeyValueProjection, LayerInput } from '../../src/cache/types.js';
 import { applyGain, normalizeHeads, normalizeRows } from '../../src/model/rms-norm.js';
 import { add, type Matrix, matrix, rowRange } from '../../src/numerics/matrix.js';

@@ -6,9 +6,10 @@
 
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
+import type { CacheOptions } from '../../src/cache/options.js';
 import { resolveCacheOptions } from '../../src/cache/presets.js';
 import { storedBytes, totalBytes } from '../../src/cache/stored-matrix.js';
-import type { CacheOptions, KeyValueProjection, LayerInput, ModelCache } from '../../src/cache/types.js';
+import type { KeyValueProjection, LayerInput, ModelCache } from '../../src/cache/types.js';
 import { CacheStateError, NumericError } from '../../src/errors.js';
 import type { Matrix } from '../../src/numerics/matrix.js';
 import { expectSame } from '../helpers/expect-same.js';

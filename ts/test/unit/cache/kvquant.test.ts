@@ -142,14 +142,14 @@ describe('the argument', () => {
       variant: 'kvquant',
       bits: 3,
       outlierFraction: 0.01,
-      sink: 1,
+      sinks: 1,
       qNorm: 'on',
       calibration: 'a/b.safetensors',
     });
     expect(parseCacheSpec('kvquant?outliers=0.1')).toMatchObject({ outlierFraction: 0.1 });
     expect(resolveCacheOptions('kvquant:2', SHAPES.mha)).toMatchObject({
       outlierFraction: 0.01,
-      sink: 0,
+      sinks: 0,
       qNorm: 'off',
     });
   });

@@ -25,6 +25,15 @@ describe('quantizeMatrix', () => {
     expect(seen.every((times) => times === 1)).toBe(true);
   });
 
+  test.prop([anyMatrix, groupedOptions])('groups fill the sizes that are announced', (source, options) => {
+    const sizes = { groups: 0, packedBytes: 0 };
+    forEachGroup(source.rows, source.columns, options, ({ byteLength }) => {
+      sizes.groups++;
+      sizes.packedBytes += byteLength;
+    });
+    expect(groupedSizes(source.rows, source.columns, options)).toEqual(sizes);
+  });
+
   test.prop([anyMatrix, groupedOptions])(
     'each group is what quantizeGroup makes of it',
     (source, options) => {
