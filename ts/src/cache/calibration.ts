@@ -15,7 +15,7 @@
 import { ConfigError } from '../errors.js';
 import { allocateBits, type Distortion } from '../quant/allocate-bits.js';
 import type { ChannelBits } from '../quant/symmetric.js';
-import type { CacheModelShape } from './presets.js';
+import type { CacheModelShape } from './options.js';
 import type { Float16Matrix } from './types.js';
 
 /** How far a basis may mix channels: all of a layer, keys and values apart, or each head of either apart. */

@@ -11,7 +11,7 @@ import {
   carrierOf,
   type LayerTransform,
 } from '../../src/cache/calibration.js';
-import type { CacheModelShape } from '../../src/cache/presets.js';
+import type { CacheModelShape } from '../../src/cache/options.js';
 import type { Float16Matrix, KeyValueProjection, LayerInput } from '../../src/cache/types.js';
 import {
   addScaled,
