@@ -23,16 +23,21 @@ export async function recordAttention(
   step: LayerStep,
   open: readonly OpenRows[],
 ): Promise<void> {
-  const stored = sightOf(context) === 'stored';
-  const blocks = step.caches.map(({ store }, i) => (stored ? store.blocks : step.before[i].blocks));
+  const blocks = step.caches.map(({ store }, i) =>
+    sightOf(context, context.sequences[i]) === 'stored' ? store.blocks : step.before[i].blocks,
+  );
   const runs = blockRuns(context, step.caches, blocks);
   if (areFew(context, step)) recordAttendFew(context, step, runs, open);
   else await recordAttendMany(context, step, runs, open);
 }
 
-/** Averaging latents costs a row heads * width; values cost a block width * kvDim once, and a row less. */
-function areFew({ rows, model }: PassContext, { plan }: LayerStep): boolean {
-  const { numAttentionHeads: heads, headDim } = model.config;
+/**
+ * Averaging latents costs a row heads * width; values cost a block width * kvDim once, and a row less. Rows of mode
+ * `stepwise` go the way that a single one would.
+ */
+function areFew(context: PassContext, { plan }: LayerStep): boolean {
+  const { numAttentionHeads: heads, headDim } = context.model.config;
+  const rows = context.options.mode === 'stepwise' ? 1 : context.rows;
   if (plan.direct) return rows <= FEW_ROWS;
   const { latentWidth, kvDim } = plan;
   return rows * heads * (latentWidth - headDim) <= latentWidth * kvDim && rows <= 4 * FEW_ROWS;

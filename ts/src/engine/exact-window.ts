@@ -2,21 +2,27 @@
  * Keys and values that are in no sealed block: the tokens of the window as the cache stores them, and the pass's own.
  *
  * A sequence's finished keys and values of the window are kept from pass to pass (`ExactWindow`), so that each token
- * is rematerialized once. They lie as one block of which the newest tokens are missing; the pass's own tokens take
- * their places, exactly, until they are read back as stored by the next pass.
+ * is rematerialized once. They lie as one block of which the newest tokens are missing. Rows that see each other
+ * exactly take their places there until the next pass reads them back as stored. Where every row stands alone, each
+ * is a run of its own, and the window holds only what is stored: one row or many, the sums are the same.
  *
  * @module
  */
 
 import type { ModelConfig } from '../model/config.js';
 import { derivedSizes } from '../model/config.js';
+import type { AttentionMode } from '../model/language-model.js';
 import { type KeysAndAverages, recordAttendBlock } from './calls.js';
+import type { Pointer } from './kernels.js';
+import type { LayerPlan } from './layer-plan.js';
 import {
   type LayerStep,
   type PassContext,
   positionsFrom,
   queriesOf,
   type SequenceRows,
+  sightOf,
+  type WindowState,
 } from './pass-context.js';
 
 /** Tokens of a window that become finished keys in one task. */
@@ -26,6 +32,10 @@ const TASK_TOKENS = 16;
 export interface OpenRows {
   readonly sequence: SequenceRows;
   readonly block: KeysAndAverages;
+  /** Rows of the sequence that attend to them, [from, to). Default: all. */
+  readonly rows?: readonly [from: number, to: number];
+  /** Whether a row sees only what is before its own position. */
+  readonly before?: boolean;
 }
 
 /** Records the reading of what the windows store and is not there in finished form. */
@@ -70,72 +80,114 @@ export function windowRows({ model, sequences }: PassContext, { plan, caches }: 
 }
 
 /**
- * Records the finished keys of the pass's own rows: into the window as far as its block goes, then in runs.
+ * Records the finished keys of the pass's own rows, as exact as they are.
  *
  * @returns all that rows attend to besides sealed blocks
  */
-export function recordOwnRows(context: PassContext, { plan, before }: LayerStep): OpenRows[] {
-  const { team, model, buffers, sequences } = context;
-  const { kvDim } = plan;
-  const tokens = plan.options.residualWindow;
-  const open: OpenRows[] = [];
-  let runs = buffers.ownKeysT;
-  for (const [i, sequence] of sequences.entries()) {
-    const { scratch } = sequence.cache.plan;
-    const slot = before[i].tokens;
-    let done = 0;
-    const finish = (count: number, keysT: number): void => {
-      const source = buffers.keys + (sequence.first + done) * kvDim * 4;
-      team.task();
-      team.call('copyBytes', source, scratch.keys, count * kvDim * 4);
-      const positions = positionsFrom(context, sequence.position + done);
-      plan.recordFinishKeys(team, scratch.keys, count, positions, keysT);
-    };
-    if (slot > 0) {
-      const { keysT, values } = sequence.cache.exactWindow(plan.layer);
-      const count = Math.min(sequence.count, tokens - slot);
-      finish(count, scratch.keysT);
-      team.call('placeKeys', scratch.keysT, kvDim, count, keysT, roundUp8(tokens), slot);
-      const source = buffers.values + sequence.first * kvDim * 4;
-      team.call('copyBytes', source, values + slot * kvDim * 4, count * kvDim * 4);
-      const firstKey = before[i].blocks * tokens;
-      open.push({ sequence, block: valuesBlock(model.config, { keysT, values, tokens, firstKey }) });
-      done = count;
+export function recordOwnRows(context: PassContext, step: LayerStep): OpenRows[] {
+  const own = new OwnRows(context, step);
+  context.sequences.forEach((sequence, i) => {
+    if (sightOf(context, sequence) === 'stepwise') own.recordSingly(sequence, step.before[i]);
+    else own.recordTogether(sequence, step.before[i]);
+  });
+  return own.open;
+}
+
+/** Gathers {@link OpenRows}; runs of rows lie one after another in `ownKeysT`. */
+class OwnRows {
+  readonly open: OpenRows[] = [];
+  readonly #context: PassContext;
+  readonly #plan: LayerPlan;
+  #next: Pointer;
+
+  constructor(context: PassContext, { plan }: LayerStep) {
+    this.#context = context;
+    this.#plan = plan;
+    this.#next = context.buffers.ownKeysT;
+  }
+
+  /** Each row is a run; the window, as it is stored, is seen up to the position before a row. */
+  recordSingly(sequence: SequenceRows, { tokens, blocks }: WindowState): void {
+    if (tokens + sequence.count > 1) {
+      this.open.push({ sequence, block: this.#window(sequence, blocks), before: true });
     }
-    while (done < sequence.count) {
-      const count = Math.min(tokens, sequence.count - done);
-      finish(count, runs);
-      const values = buffers.values + (sequence.first + done) * kvDim * 4;
-      const firstKey = sequence.position + done;
-      open.push({
-        sequence,
-        block: valuesBlock(model.config, { keysT: runs, values, tokens: count, firstKey }),
-      });
-      runs += roundUp8(count) * kvDim * 4;
-      done += count;
+    for (let row = 0; row < sequence.count; row++) this.#recordRun(sequence, row, 1, [row, row + 1]);
+  }
+
+  /** Rows up to the end of the window's block take their places in it; the others are runs of a block at most. */
+  recordTogether(sequence: SequenceRows, { tokens: slot, blocks }: WindowState): void {
+    const { team } = this.#context;
+    const { kvDim, options } = this.#plan;
+    const { residualWindow } = options;
+    let done = 0;
+    if (slot > 0) {
+      const { keysT } = sequence.cache.plan.scratch;
+      const window = this.#window(sequence, blocks);
+      done = Math.min(sequence.count, residualWindow - slot);
+      this.#recordKeys(sequence, 0, done, keysT);
+      team.call('placeKeys', keysT, kvDim, done, window.keysT, roundUp8(residualWindow), slot);
+      const target = window.values + slot * kvDim * 4;
+      team.call('copyBytes', this.#values(sequence, 0), target, done * kvDim * 4);
+      this.open.push({ sequence, block: window });
+    }
+    for (; done < sequence.count; done += residualWindow) {
+      this.#recordRun(sequence, done, Math.min(residualWindow, sequence.count - done));
     }
   }
-  return open;
+
+  #recordRun(sequence: SequenceRows, first: number, count: number, rows?: OpenRows['rows']): void {
+    const keysT = this.#next;
+    this.#next += roundUp8(count) * this.#plan.kvDim * 4;
+    this.#recordKeys(sequence, first, count, keysT);
+    const block = { keysT, tokens: count, firstKey: sequence.position + first };
+    const values = this.#values(sequence, first);
+    this.open.push({ sequence, block: valuesBlock(this.#context.model.config, { ...block, values }), rows });
+  }
+
+  #recordKeys(sequence: SequenceRows, first: number, count: number, keysT: Pointer): void {
+    const { team, buffers } = this.#context;
+    const { kvDim } = this.#plan;
+    const { scratch } = sequence.cache.plan;
+    const source = buffers.keys + (sequence.first + first) * kvDim * 4;
+    team.task();
+    team.call('copyBytes', source, scratch.keys, count * kvDim * 4);
+    const positions = positionsFrom(this.#context, sequence.position + first);
+    this.#plan.recordFinishKeys(team, scratch.keys, count, positions, keysT);
+  }
+
+  #values({ first }: SequenceRows, row: number): Pointer {
+    return this.#context.buffers.values + (first + row) * this.#plan.kvDim * 4;
+  }
+
+  #window({ cache }: SequenceRows, blocks: number): KeysAndAverages {
+    const { layer, options } = this.#plan;
+    const tokens = options.residualWindow;
+    const place = { ...cache.exactWindow(layer), tokens, firstKey: blocks * tokens };
+    return valuesBlock(this.#context.model.config, place);
+  }
 }
 
 /** Columns of `ownKeysT` that {@link recordOwnRows} may need for a sequence. */
-export function ownColumns({ cache, count }: SequenceRows): number {
+export function ownColumns({ cache, count }: SequenceRows, mode: AttentionMode | undefined): number {
+  if (mode === 'stepwise') return 8 * count;
   const runs = Math.ceil(count / cache.options.residualWindow) + 1;
   return Math.min(8 * count, count + 7 * runs);
 }
 
-/** Records attention of some rows and KV heads of a sequence to open rows. */
+/** Records attention of some rows and KV heads of a sequence to open rows, as far as they see them. */
 export function recordAttendOpen(
   context: PassContext,
-  { sequence, block }: OpenRows,
-  rows: readonly [from: number, to: number],
+  { sequence, block, rows = [0, sequence.count], before = false }: OpenRows,
+  [from, to]: readonly [from: number, to: number],
   heads: readonly [from: number, to: number],
 ): void {
-  const { first, count, position, cache } = sequence;
-  if (position + rows[1] <= block.firstKey) return; // not visible yet
+  const { first, count, cache } = sequence;
+  const position = sequence.position - (before ? 1 : 0);
+  const seeing = [Math.max(from, rows[0]), Math.min(to, rows[1])] as const;
+  if (seeing[0] >= seeing[1] || position + seeing[1] <= block.firstKey) return;
   const queries = queriesOf(context, first, count, position);
   const { attend } = cache.plan.scratch;
-  recordAttendBlock(context.team, context.model.config, queries, block, attend, { rows, heads });
+  recordAttendBlock(context.team, context.model.config, queries, block, attend, { rows: seeing, heads });
 }
 
 /** A block of finished values. */

@@ -58,7 +58,13 @@ export interface LayerStep {
   /** The layer's cache of each sequence. */
   readonly caches: readonly WasmLayerCache[];
   /** What each of them held when the pass came to the layer. */
-  readonly before: readonly { readonly blocks: number; readonly tokens: number }[];
+  readonly before: readonly WindowState[];
+}
+
+/** Sealed blocks of a layer's cache, and tokens of its window. */
+export interface WindowState {
+  readonly blocks: number;
+  readonly tokens: number;
 }
 
 /** Starts a layer. */
@@ -72,13 +78,20 @@ export function layerStep({ model, plan, sequences }: PassContext, index: number
  * How the rows of a sequence see each other and the window:
  *
  * - `together`: each other exactly, the window as it is stored (several rows of mode `generation`);
- * - `stored`: everything as it is stored (`teacherForced`).
+ * - `stepwise`: themselves exactly, each other and the window as stored (mode `stepwise`, and any single row);
+ * - `stored`: everything as stored (`teacherForced`).
  */
-export type Sight = 'together' | 'stored';
+export type Sight = 'together' | 'stepwise' | 'stored';
 
 /** See {@link Sight}. */
-export function sightOf({ options }: PassContext): Sight {
-  return options.mode === 'teacherForced' ? 'stored' : 'together';
+export function sightOf({ options }: PassContext, { count }: SequenceRows): Sight {
+  if (options.mode === 'teacherForced') return 'stored';
+  return options.mode === 'stepwise' || count === 1 ? 'stepwise' : 'together';
+}
+
+/** Whether rows attend to what the pass itself has stored of others. */
+export function readsOwnStored({ options, rows, sequences }: PassContext): boolean {
+  return options.mode === 'teacherForced' || (options.mode === 'stepwise' && rows > sequences.length);
 }
 
 /** RoPE tables from a position on. */

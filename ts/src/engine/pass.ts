@@ -15,7 +15,7 @@ import { recordAttention } from './attention.js';
 import { recordOwnRows, recordWindows, windowRows } from './exact-window.js';
 import { computeLogits } from './logits.js';
 import { recordMlp } from './mlp.js';
-import { type LayerStep, layerStep, type PassContext, rowsOf, sightOf } from './pass-context.js';
+import { type LayerStep, layerStep, type PassContext, readsOwnStored, rowsOf } from './pass-context.js';
 import { type Activations, forEachChunk, recordLinear, recordTile } from './placed-weights.js';
 import { recordHeads, recordLatents, recordRopes, replaceKeysAndValues } from './projections.js';
 import { tap, tapKeysAndValues } from './taps.js';
@@ -42,7 +42,7 @@ async function runLayer(context: PassContext, step: LayerStep): Promise<void> {
   const { weights, index } = step;
   const { hiddenSize } = context.model.config;
   const { queryDim } = derivedSizes(context.model.config);
-  const stored = sightOf(context) === 'stored';
+  const stored = context.options.mode === 'teacherForced';
   const x = rowsOf(context, buffers.x);
   const attended = rowsOf(context, buffers.attended);
 
@@ -68,9 +68,9 @@ async function runLayer(context: PassContext, step: LayerStep): Promise<void> {
   recordAppend(context, step);
   let open = stored ? [] : recordOwnRows(context, step);
   team.barrier();
+  if (readsOwnStored(context)) recordWindows(context, step);
+  team.barrier();
   if (stored) {
-    recordWindows(context, step);
-    team.barrier();
     open = windowRows(context, step);
     await tapKeysAndValues(context, step);
   }

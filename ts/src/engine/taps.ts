@@ -9,7 +9,7 @@ import type { TappedTensor } from '../model/language-model.js';
 import { concatRows, type Matrix, matrix } from '../numerics/matrix.js';
 import { recordFinishRows } from './calls.js';
 import type { Pointer } from './kernels.js';
-import { type LayerStep, type PassContext, sightOf } from './pass-context.js';
+import type { LayerStep, PassContext } from './pass-context.js';
 
 /** Shows a tensor of the pass's rows, as it is after everything recorded so far. Nothing if nobody looks. */
 export async function tap(
@@ -36,7 +36,7 @@ export async function tapKeysAndValues(context: PassContext, step: LayerStep): P
   const { index, caches } = step;
   const { kvDim } = derivedSizes(context.model.config);
   let { keys, values } = caches[0].keysAndValues();
-  if (sightOf(context) === 'together') {
+  if (context.options.mode !== 'teacherForced') {
     const own = exactKeysAndValues(context, step);
     keys = concatRows([keys, own.keys], kvDim);
     values = concatRows([values, own.values], kvDim);

@@ -17,7 +17,14 @@ import { assertModelConfig, derivedSizes, type ModelConfig } from '../model/conf
 import type { BatchOptions, LanguageModel } from '../model/language-model.js';
 import { normalizeHeads, normalizeRows } from '../model/rms-norm.js';
 import { ropeFrequencies } from '../model/rope.js';
-import { assertBatch, assertCache, assertForwardOptions, assertRoom, assertTokens } from '../model/tokens.js';
+import {
+  assertBatch,
+  assertCache,
+  assertForwardOptions,
+  assertMode,
+  assertRoom,
+  assertTokens,
+} from '../model/tokens.js';
 import { assertWeightShapes, type FileWeights } from '../model/weights.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { inNode } from '../platform.js';
@@ -360,6 +367,7 @@ export class WasmModel implements LanguageModel, CacheHost {
     const sequences: SequenceRows[] = caches.map((cache, i) => {
       cache.assertUsable();
       assertRoom(tokens[i].length, cache, this.config);
+      assertMode(tokens[i].length, cache, options);
       const sequence = { cache, first, count: tokens[i].length, position: cache.length };
       first += sequence.count;
       return sequence;
@@ -371,7 +379,7 @@ export class WasmModel implements LanguageModel, CacheHost {
     this.#reserveRope(Math.max(...sequences.map(({ position, count }) => position + count)), plan.options);
     const buffers = this.#buffers(plan, {
       rows: first,
-      ownColumns: sequences.reduce((sum, sequence) => sum + ownColumns(sequence), 0),
+      ownColumns: sequences.reduce((sum, sequence) => sum + ownColumns(sequence, options.mode), 0),
       logitRows: options.logits === 'all' ? first : sequences.length,
     });
     const ids = tokens.flat();

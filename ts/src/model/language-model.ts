@@ -16,8 +16,14 @@ import type { ModelConfig } from './config.js';
  * - `generation`: exact ones for the tokens of this pass, stored ones for those before (XQuant §4).
  * - `teacherForced`: stored ones for every token, its own position included: the protocol behind the
  *   perplexities of the paper (§4.1), harsher than generation.
+ * - `stepwise`: as if every token came in a pass of its own: an exact one at its own position, stored ones before it.
+ *   The logits are those of such passes, bit for bit. Several tokens must not complete a block of the cache. This is
+ *   how guesses at the next tokens are checked in one pass.
  */
-export type AttentionMode = 'generation' | 'teacherForced';
+export type AttentionMode = 'generation' | 'teacherForced' | 'stepwise';
+
+/** The choices of {@link AttentionMode}. */
+export const ATTENTION_MODES: readonly AttentionMode[] = ['generation', 'teacherForced', 'stepwise'];
 
 /** Tensors that a pass shows to {@link ForwardOptions.onTensor}. */
 export type TappedTensor =
@@ -49,7 +55,7 @@ export interface ForwardOptions {
   readonly logits?: 'last' | 'all';
   /** Default `'generation'`. */
   readonly mode?: AttentionMode;
-  /** Called for every tensor of every layer, in order. */
+  /** Called for every tensor of every layer, in order. Not in mode `stepwise`. */
   readonly onTensor?: (tap: TensorTap) => void;
   /** Stops between layers; the cache is trimmed back to what it held before. */
   readonly signal?: AbortSignal;
@@ -78,7 +84,8 @@ export interface LanguageModel {
    * @returns logits, fresh, [1 or tokens, vocabSize]
    * @throws {TypeError} if `tokens` is not a list
    * @throws {RangeError} if a token id is outside the vocabulary or there are no tokens
-   * @throws {CacheStateError} if the cache is of another backend or the sequence exceeds the context
+   * @throws {CacheStateError} if the cache is of another backend, the sequence exceeds the context, or several tokens
+   *   of mode `stepwise` would complete a block
    */
   forward(tokens: ArrayLike<number>, cache: ModelCache, options?: ForwardOptions): Promise<Matrix>;
   /**

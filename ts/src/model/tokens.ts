@@ -9,7 +9,7 @@ import type { ModelCache } from '../cache/types.js';
 import { CacheStateError, ConfigError } from '../errors.js';
 import { describeValue } from '../printable.js';
 import type { ModelConfig } from './config.js';
-import type { ForwardOptions } from './language-model.js';
+import { ATTENTION_MODES, type ForwardOptions } from './language-model.js';
 
 /**
  * Requires a list of token ids and copies it, so that nobody can change it while the model works.
@@ -75,6 +75,28 @@ export function assertRoom(count: number, cache: ModelCache, config: ModelConfig
 }
 
 /**
+ * How many tokens a pass of mode `stepwise` can take without completing a block; one always can.
+ *
+ * @param cache as it is before the pass
+ */
+export function stepwiseRoom({ length, options }: ModelCache): number {
+  const { residualWindow } = options;
+  return Math.max(1, residualWindow - (length % residualWindow) - 1);
+}
+
+/**
+ * Requires a pass that the mode allows.
+ *
+ * @param count tokens to add
+ * @throws {CacheStateError} if several tokens of mode `stepwise` would complete a block
+ */
+export function assertMode(count: number, cache: ModelCache, { mode }: ForwardOptions): void {
+  if (mode !== 'stepwise' || count <= stepwiseRoom(cache)) return;
+  const reason = `in mode stepwise only a token alone may complete a block of ${cache.options.residualWindow}`;
+  throw new CacheStateError(cache.options.variant, cache.length, `add ${count} tokens`, reason);
+}
+
+/**
  * Requires sequences that can go through the model in one pass.
  *
  * @param tokens ids of each sequence
@@ -120,11 +142,16 @@ export function assertForwardOptions(options: ForwardOptions): void {
   }
   const { logits = 'last', mode = 'generation', onTensor, signal } = options;
   if (logits !== 'last' && logits !== 'all') throw new ConfigError('logits', logits, 'last or all');
-  if (mode !== 'generation' && mode !== 'teacherForced') {
-    throw new ConfigError('mode', mode, 'generation or teacherForced');
-  }
+  if (!ATTENTION_MODES.includes(mode)) throw new ConfigError('mode', mode, ATTENTION_MODES.join(', '));
   if (onTensor !== undefined && typeof onTensor !== 'function') {
     throw new ConfigError('onTensor', onTensor, 'a function');
+  }
+  if (onTensor && mode === 'stepwise') {
+    throw new ConfigError(
+      'onTensor',
+      onTensor,
+      'left out in mode stepwise, whose tokens see different tensors',
+    );
   }
   if (signal !== undefined && typeof signal?.throwIfAborted !== 'function') {
     throw new ConfigError('signal', signal, 'an AbortSignal');

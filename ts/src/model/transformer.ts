@@ -30,7 +30,7 @@ import { mlp } from './mlp.js';
 import { pauseForEvents } from './pause.js';
 import { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './rms-norm.js';
 import { applyRope, ropeFrequencies } from './rope.js';
-import { assertBatch, assertCache, assertForwardOptions, assertTokens } from './tokens.js';
+import { assertBatch, assertCache, assertForwardOptions, assertMode, assertTokens } from './tokens.js';
 import { assertWeightShapes, type ReferenceWeights } from './weights.js';
 
 /** The reference implementation of {@link LanguageModel}. */
@@ -68,17 +68,28 @@ export class ReferenceModel implements LanguageModel {
     assertForwardOptions(options);
     assertReferenceCache(cache);
     const ids = assertTokens(tokens, cache, this.config);
-    const { rmsNormEps } = this.config;
-
+    assertMode(ids.length, cache, options);
     return undoOnError([cache], async () => {
-      let stream = embed(ids, weights.embedding); // [T, hiddenSize]
-      for (const [index, layer] of weights.layers.entries()) {
-        await pauseForEvents(options.signal);
-        stream = this.#layer(index, stream, layer, cache.layers[index], options);
-      }
-      const last = options.logits === 'all' ? stream : rowRange(stream, stream.rows - 1, stream.rows);
-      return linear(rmsNorm(last, weights.outputNorm, rmsNormEps), weights.output); // [1 or T, vocabSize]
+      if (options.mode !== 'stepwise') return this.#pass(ids, weights, cache, options);
+      const logits: Matrix[] = [];
+      for (const id of ids) logits.push(await this.#pass([id], weights, cache, options));
+      return concatRows(options.logits === 'all' ? logits : logits.slice(-1), this.config.vocabSize);
     });
+  }
+
+  async #pass(
+    ids: readonly number[],
+    weights: ReferenceWeights,
+    cache: ReferenceCache,
+    options: ForwardOptions,
+  ): Promise<Matrix> {
+    let stream = embed(ids, weights.embedding); // [T, hiddenSize]
+    for (const [index, layer] of weights.layers.entries()) {
+      await pauseForEvents(options.signal);
+      stream = this.#layer(index, stream, layer, cache.layers[index], options);
+    }
+    const last = options.logits === 'all' ? stream : rowRange(stream, stream.rows - 1, stream.rows);
+    return linear(rmsNorm(last, weights.outputNorm, this.config.rmsNormEps), weights.output); // [1 or T, vocabSize]
   }
 
   /** One sequence after another. */

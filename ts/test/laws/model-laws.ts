@@ -31,6 +31,21 @@ const EXACT = [
   'xquant-cl@paper?window=16&group=16',
 ].map((spec) => `${spec}&quantizer=identity`);
 
+/** One of each kind, and blocks that are no multiple of anything. */
+const EACH_KIND = [
+  'kv?window=16',
+  'kv?window=128',
+  'kv?window=11&quantizer=identity',
+  'kivi:2?window=16&group=16',
+  'xquant:4@tuned?window=16',
+  'xquant:3@paper?window=16&group=16&form=latent',
+  'xquant:4@paper?window=16&group=16&form=latent&outlier=f16',
+  'xquant:2@paper?window=16&grouping=perChannel&group=16',
+  'xquant-cl:2@tuned?window=16',
+  'xquant-cl:2@tuned?window=16&form=x&accumulator=int8',
+  'xquant-cl:2@paper?window=16&group=16&accumulator=recompute',
+];
+
 const QUANTIZED = ['kv?window=16', 'xquant:4@tuned?window=16', 'xquant-cl:4@tuned?window=16'];
 
 /**
@@ -73,6 +88,41 @@ export function modelLaws(backend: string, create: ModelFactory, tolerance: numb
       const last = await m.forward(tokens, m.createCache('kv'));
       expect([last.rows, all.rows]).toEqual([1, tokens.length]);
       expect(last.data).toEqual(all.data.subarray((tokens.length - 1) * config.vocabSize));
+    });
+
+    it.each(EACH_KIND)('%s: rows of mode stepwise are passes of one row, to the bit', async (spec) => {
+      const m = await model;
+      const cache = m.createCache(spec);
+      const { residualWindow } = cache.options;
+      await m.forward(tokens.slice(0, 2 * residualWindow + 1), cache);
+      for (const count of [1, 2, 3, 4, 5, 8]) {
+        const room = Math.max(1, residualWindow - (cache.length % residualWindow) - 1);
+        const rows = randomTokens(Math.min(count, room), count);
+        const together = cache.clone();
+        const all = await m.forward(rows, together, { mode: 'stepwise', logits: 'all' });
+        const alone: Float32Array[] = [];
+        for (const id of rows) alone.push((await m.forward([id], cache)).data);
+        expectSame(all.data, Float32Array.from(alone.flatMap((row) => [...row])));
+        expectSame(
+          together.layers.map((layer) => layer.state()),
+          cache.layers.map((layer) => layer.state()),
+        );
+        expectSame((await m.forward([7], together)).data, (await m.forward([7], cache)).data);
+        together.dispose();
+      }
+    });
+
+    it('mode stepwise refuses several tokens that would complete a block, and tensors to be shown', async () => {
+      const m = await model;
+      const cache = m.createCache('xquant:4?window=16');
+      await m.forward(tokens.slice(0, 20), cache);
+      const rows = tokens.slice(0, 12);
+      await expect(m.forward(rows, cache, { mode: 'stepwise' })).rejects.toThrow(CacheStateError);
+      await expect(m.forward(rows, cache, { mode: 'stepwise' })).rejects.toThrow(/complete a block of 16/);
+      const tapped = m.forward([1], cache, { mode: 'stepwise', onTensor: () => {} });
+      await expect(tapped).rejects.toThrow(ConfigError);
+      expect(cache.length).toBe(20);
+      expect((await m.forward(rows.slice(1), cache, { mode: 'stepwise' })).rows).toBe(1);
     });
 
     it.each(QUANTIZED)('%s: the same tokens give the same bits', async (spec) => {
