@@ -22,6 +22,9 @@ export class XQuantError extends Error {
     super(printableText(shown), options);
     this.name = new.target.name;
     this.code = code;
+    // Until it is asked for, a stack holds the objects whose functions are on it, an engine with its memory among
+    // them; who keeps an error should keep no more than a text.
+    void this.stack;
   }
 }
 

@@ -39,6 +39,8 @@ export interface LoadedModel {
  */
 export async function loadModel(source: ModelSource, options: LoadModelOptions = {}): Promise<LoadedModel> {
   const { weights, ...file } = await loadModelFile(source, options);
+  // First: a tokenizer that cannot be built must not leave an engine behind.
+  const tokenizer = new Tokenizer(file.tokenizer);
   const model = await startModel({ ...file, weights }, options);
-  return { model, tokenizer: new Tokenizer(file.tokenizer), file };
+  return { model, tokenizer, file };
 }

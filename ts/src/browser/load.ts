@@ -55,7 +55,7 @@ export async function loadModel(source: ModelSource, options: BrowserLoadOptions
     const own = storage === 'opfs' ? new OpfsStorage() : storage === 'none' ? undefined : storage;
     const binary = (build: WasmBuild) => binaries[build];
     const { model, file } = await loadHere(location, { ...rest, binary, storage: own });
-    return { model, file, tokenizer: new Tokenizer(file.tokenizer) };
+    return withTokenizer(model, file);
   }
   if (typeof storage !== 'string') {
     throw new ConfigError('storage', 'an object', '"opfs" or "none": a worker cannot be given an object');
@@ -69,7 +69,17 @@ export async function loadModel(source: ModelSource, options: BrowserLoadOptions
   const remote = { ...told, backend, binaries, storage };
   const { model, file } = await RemoteModel.load(connection, location, remote, { signal, onProgress });
   await new Promise((resolve) => setTimeout(resolve, 0)); // two short tasks in place of a long one
-  return { model, file, tokenizer: new Tokenizer(file.tokenizer) };
+  return withTokenizer(model, file);
+}
+
+/** Builds the tokenizer; one that cannot be built leaves no engine behind. */
+async function withTokenizer(model: LoadedModel['model'], file: LoadedModel['file']): Promise<LoadedModel> {
+  try {
+    return { model, file, tokenizer: new Tokenizer(file.tokenizer) };
+  } catch (error) {
+    await model.dispose();
+    throw error;
+  }
 }
 
 /** A page has a document; a worker has none. */

@@ -9,6 +9,7 @@ import { availableParallelism } from 'node:os';
 import type { Browser } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type * as XQuant from '../../src/browser/index.js';
+import { tinyModelGguf } from '../helpers/gguf-writer.js';
 import { describeInChromium, longestTask, openPage, startChromium, type WatchedPage } from './chromium.js';
 import { NodeModel, root } from './node-result.js';
 import { type StaticServer, serveFolders } from './static-server.js';
@@ -94,6 +95,24 @@ describeInChromium('the browser bundle', () => {
       await watched.page.goto(`${server.url}/test`);
       await watched.page.waitForFunction(() => window.xquant !== undefined);
     }
+
+    it('ends the worker of a model whose tokenizer cannot be built', async () => {
+      const { page } = watched;
+      const broken = tinyModelGguf({
+        edit: ({ metadata }) => {
+          metadata['tokenizer.ggml.model'] = 'none';
+        },
+      });
+      const workers = page.workers().length;
+      for (let i = 0; i < 3; i++) {
+        const { message } = await page.evaluate(
+          (bytes) => window.caught(() => window.xquant.loadModel(Uint8Array.from(bytes))),
+          [...broken],
+        );
+        expect(message).toMatch(/has no tokenizer/);
+      }
+      await expect.poll(() => page.workers().length, { timeout: 20_000 }).toBe(workers);
+    });
 
     it('loads without blocking the page, and tells how far it is', async () => {
       const { page } = watched;

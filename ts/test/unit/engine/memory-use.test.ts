@@ -122,7 +122,6 @@ describe('models that come and go', () => {
         });
         const error: unknown = await load.then(undefined, (thrown) => thrown);
         expect(error).toBeInstanceOf(MemoryError);
-        void (error as Error).stack; // until it is asked for, a stack holds what its functions belong to
       }
     } finally {
       LinearMemory.prototype.allocate = allocate;
