@@ -61,6 +61,31 @@ export class ConfigError extends XQuantError {
   }
 }
 
+/** A chat template cannot be rendered, or refuses the conversation. */
+export class ChatTemplateError extends ConfigError {
+  constructor(
+    /** Whether the template is to be mended or the messages. */
+    readonly fault: 'template' | 'messages',
+    /** What is wrong, with the name that Python gives it: `'TypeError: ...'`. */
+    readonly reason: string,
+    /** Line of the template, from 1; absent if none is at fault. */
+    readonly line: number | undefined,
+    options?: ErrorOptions,
+  ) {
+    const isTemplate = fault === 'template';
+    super(
+      isTemplate ? 'chatTemplate' : 'messages',
+      reason,
+      isTemplate ? 'a template that can be rendered' : 'a conversation that the chat template accepts',
+    );
+    const place = line === undefined ? '' : `, line ${line}`;
+    this.message = isTemplate
+      ? `the chat template cannot be rendered${place}: ${reason}`
+      : `the chat template does not accept the messages${place}: ${reason}`;
+    if (options && 'cause' in options) this.cause = options.cause;
+  }
+}
+
 /** A file or a byte string is not what it claims to be. */
 export class FormatError extends XQuantError {
   constructor(
