@@ -241,7 +241,12 @@ export {
   type SamplingOptions,
   type TokenLogprob,
 } from './sampling.js';
-export { type ChatMessage, type RenderChatOptions, renderChat } from './text/chat-template.js';
+export {
+  type ChatMessage,
+  type RenderChatOptions,
+  renderChat,
+  type TemplateMessage,
+} from './text/chat-template.js';
 export type { StreamDecoder } from './text/token-bytes.js';
 export { type DecodeOptions, type EncodeOptions, Tokenizer } from './text/tokenizer.js';
 export type {

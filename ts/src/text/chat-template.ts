@@ -13,8 +13,15 @@ import { ChatTemplateError, ConfigError } from '../errors.js';
 import { TemplateError, type TemplateErrorKind } from './jinja/errors.js';
 import { renderTemplate } from './jinja/interpreter.js';
 
-/** One turn of a conversation. Templates may look at more, for instance `tool_calls`. */
+/** One turn of a conversation. */
 export interface ChatMessage {
+  /** Usually `'system'`, `'user'` or `'assistant'`; the template decides. */
+  readonly role: string;
+  readonly content: string;
+}
+
+/** A turn with whatever else a template looks at, for instance `tool_calls`. */
+export interface TemplateMessage {
   /** Usually `'system'`, `'user'` or `'assistant'`; the template decides. */
   readonly role: string;
   /** Text, or what else the template takes: `null` beside tool calls, or a list of parts. */
@@ -52,7 +59,7 @@ export interface RenderChatOptions {
  */
 export function renderChat(
   template: string | undefined,
-  messages: readonly ChatMessage[],
+  messages: readonly (ChatMessage | TemplateMessage)[],
   options: RenderChatOptions = {},
 ): string {
   if (!template) {
@@ -83,7 +90,7 @@ export function renderChat(
 
 function render(
   template: string,
-  messages: readonly ChatMessage[],
+  messages: readonly (ChatMessage | TemplateMessage)[],
   { addGenerationPrompt = true, bosToken, eosToken, variables, now = new Date() }: RenderChatOptions,
 ): string {
   const all = {

@@ -1,11 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { ChatTemplateError } from '../../../src/errors.js';
-import { type ChatMessage, type RenderChatOptions, renderChat } from '../../../src/text/chat-template.js';
+import { type RenderChatOptions, renderChat, type TemplateMessage } from '../../../src/text/chat-template.js';
 
 interface Generated {
   readonly now: string;
-  readonly conversations: readonly (Record<string, unknown> & { messages: readonly ChatMessage[] })[];
+  readonly conversations: readonly (Record<string, unknown> & { messages: readonly TemplateMessage[] })[];
   readonly cases: readonly { template: string; conversation: number; want?: string; raises?: string }[];
 }
 
@@ -17,13 +17,13 @@ const generated: Generated = JSON.parse(
 /** Templates by hand, each a kind that once went wrong; right texts and errors are those of transformers 5.24. */
 const cases: readonly {
   template: string;
-  messages: readonly ChatMessage[];
+  messages: readonly TemplateMessage[];
   options?: RenderChatOptions;
   want?: string;
   raises?: string;
 }[] = JSON.parse(readFileSync(new URL('../../fixtures/templates/cases.json', import.meta.url), 'utf8'));
 
-const HI: readonly ChatMessage[] = [{ role: 'user', content: 'Hi' }];
+const HI: readonly TemplateMessage[] = [{ role: 'user', content: 'Hi' }];
 
 /** What a template gives for one message, or the name of the error. */
 function rendered(template: string, variables: Record<string, unknown> = {}): string {
@@ -144,7 +144,7 @@ describe('a template that would not end, or take all memory', () => {
 });
 
 describe('who is at fault', () => {
-  const fault = (template: string, messages: readonly ChatMessage[]) => {
+  const fault = (template: string, messages: readonly TemplateMessage[]) => {
     try {
       renderChat(template, messages);
     } catch (error) {
