@@ -14,21 +14,25 @@ export { BlockCache, type TokenRows } from './cache/block.js';
 // What is computed before anything is cached (XQuant §3.3), and what is folded into the weights.
 export { factoredMatrix } from './cache/factors.js';
 export { type FoldedProjection, foldGain, foldProjection, project } from './cache/fold.js';
-export { layerBits, quantizedFormat } from './cache/format.js';
-export { KiviCache } from './cache/kivi.js';
-export { Float16KeyValueCache, KeyValueCache } from './cache/kv.js';
+export { KeyValueCache } from './cache/kv.js';
 export { KvquantCache } from './cache/kvquant.js';
+export {
+  cacheLayout,
+  type LayerKind,
+  type LayerLayout,
+  type LayoutOf,
+  type LayoutSizes,
+  layerLayout,
+  layoutSizes,
+  type TensorLayout,
+  type WindowTensor,
+} from './cache/layout.js';
 export { loadMatrix, type StorageFormat, storeMatrix } from './cache/stored-matrix.js';
 // The caches (XQuant §3).
 export { XQuantCache } from './cache/xquant.js';
 export { CrossLayerBaseCache, CrossLayerCache, CrossLayerDeltaCache } from './cache/xquant-cl.js';
 export { CrossLayerLatentCache } from './cache/xquant-cl-gqa.js';
-export {
-  type LatentBits,
-  rotateLatent,
-  XQuantLatentBaseCache,
-  XQuantLatentCache,
-} from './cache/xquant-gqa.js';
+export { rotateLatent, XQuantLatentCache } from './cache/xquant-gqa.js';
 // The model around them.
 export { causalAttention } from './model/attention.js';
 export { mlp, silu } from './model/mlp.js';

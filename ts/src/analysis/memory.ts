@@ -8,17 +8,21 @@
  * @module
  */
 
-import { bitsOfCode, layerBits, quantizedFormat } from '../cache/format.js';
-import { kvquantFormats } from '../cache/kvquant.js';
-import type { CacheModelShape, CacheOptions, CacheRequest } from '../cache/options.js';
+import {
+  ACCUMULATOR_INT8,
+  cacheLayout,
+  exactFormat,
+  type LayerLayout,
+  layoutSizes,
+} from '../cache/layout.js';
+import { type CacheModelShape, type CacheOptions, type CacheRequest, XQUANT } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import type { StorageFormat } from '../cache/stored-matrix.js';
-import { storedBytes, zeroBytes } from '../cache/stored-matrix.js';
+import { addBytes, billAsBase, storedBytes, zeroBytes } from '../cache/stored-matrix.js';
 import type { CacheBytes } from '../cache/types.js';
 import { assertIndex, ConfigError } from '../errors.js';
 import { groupedSizes } from '../quant/grouped.js';
 import { expectedNuqBytes, type NuqFormat } from '../quant/nuq.js';
-import type { Bits } from '../quant/uniform.js';
 
 /** Sizes of well-known models, for `xquant memory` without a file. */
 export const NAMED_SHAPES = {
@@ -54,36 +58,6 @@ export const TABLE_CACHES: readonly string[] = [
   'xquant-cl:2@tuned?baseBits=2',
 ];
 
-/** One tensor that a layer stores of every sealed token. */
-export interface TensorLayout {
-  readonly name: string;
-  /** Channels. */
-  readonly columns: number;
-  readonly format: StorageFormat;
-}
-
-/** One tensor in levels of KVQuant. */
-export interface NonUniformLayout {
-  readonly name: string;
-  /** Channels. */
-  readonly columns: number;
-  readonly format: NuqFormat;
-}
-
-/** What one layer stores. */
-export interface LayerLayout {
-  /** Of sealed tokens. */
-  readonly sealed: readonly TensorLayout[];
-  /** What `kvquant` stores instead, of tokens after its sink. */
-  readonly nonUniform?: readonly NonUniformLayout[];
-  /** Channels of a token that is not sealed yet. */
-  readonly windowColumns: number;
-  /** Whether sealed bytes are booked as base layers. */
-  readonly isBase: boolean;
-  /** Bits of a code, as the paper counts them for this layer. */
-  readonly nominalBits: number;
-}
-
 /** What a cache takes for one model and length. */
 export interface CacheSize {
   /** By kind; equal to `ModelCache.bytes()` after a pass. */
@@ -110,16 +84,6 @@ export interface CacheSize {
 }
 
 /**
- * Tensors, widths and formats of every layer.
- *
- * @param options resolved for the model
- * @see XQuant §3.1 - §3.3
- */
-export function cacheLayout(options: CacheOptions, model: CacheModelShape): LayerLayout[] {
-  return Array.from({ length: model.numHiddenLayers }, (_, layer) => layerLayout(options, model, layer));
-}
-
-/**
  * Bytes of a cache. How many outliers `kvquant` keeps depends on the data; the expected number is counted here.
  *
  * @param options resolved for the model
@@ -129,25 +93,26 @@ export function cacheLayout(options: CacheOptions, model: CacheModelShape): Laye
  */
 export function cacheBytes(options: CacheOptions, model: CacheModelShape, tokens: number): CacheBytes {
   assertIndex(tokens, Number.MAX_SAFE_INTEGER, 'tokens');
-  const block = options.residualWindow;
+  const { residualWindow: block, sinks } = options;
   const blocks = Math.floor(tokens / block);
+  const first = Math.min(blocks, 1);
   const windowTokens = tokens - blocks * block;
+  const elementBytes = exactFormat(options) === 'f32' ? 4 : 2;
   const total = zeroBytes();
-  for (const { sealed, nonUniform, windowColumns, isBase } of cacheLayout(options, model)) {
-    if (nonUniform) addNonUniform(total, nonUniform, options, blocks);
-    const one = zeroBytes();
-    for (const { columns, format } of sealed) addMatrix(one, block, columns, format);
-    if (isBase) {
-      total.baseLayers += blocks * storedBytes(one);
-    } else {
-      total.codes += blocks * one.codes;
-      total.scales += blocks * one.scales;
-      total.mins += blocks * one.mins;
-      total.outliers += blocks * one.outliers;
+  for (const { sealed, window, isBase } of cacheLayout(options, layoutSizes(model))) {
+    const layer = zeroBytes();
+    for (const { columns, format } of sealed) {
+      addMatrix(layer, first, block - sinks, columns, format);
+      addMatrix(layer, blocks - first, block, columns, format);
     }
-    total.window += windowTokens * windowColumns * (options.quantizer === 'identity' ? 4 : 2);
+    const columns = window.reduce((sum, tensor) => sum + tensor.columns, 0);
+    layer.outliers += first * sinks * columns * elementBytes;
+    layer.window = windowTokens * columns * elementBytes;
+    addBytes(total, isBase ? billAsBase(layer) : layer);
   }
-  total.scratch = blocks * accumulatorBlockBytes(options, model.hiddenSize);
+  total.scratch =
+    first * accumulatorBytes(options, block - sinks, model.hiddenSize) +
+    (blocks - first) * accumulatorBytes(options, block, model.hiddenSize);
   return total;
 }
 
@@ -158,8 +123,8 @@ export function cacheBytes(options: CacheOptions, model: CacheModelShape, tokens
  */
 export function elementsPerToken(options: CacheOptions, model: CacheModelShape): number {
   let total = 0;
-  for (const { sealed, nonUniform = [] } of cacheLayout(options, model)) {
-    for (const { columns } of [...sealed, ...nonUniform]) total += columns;
+  for (const { sealed } of cacheLayout(options, layoutSizes(model))) {
+    for (const { columns } of sealed) total += columns;
   }
   return total;
 }
@@ -209,147 +174,35 @@ export function namedShape(name: string): MemoryShape {
   return NAMED_SHAPES[name as ShapeName];
 }
 
-function layerLayout(options: CacheOptions, model: CacheModelShape, layer: number): LayerLayout {
-  const { variant, form } = options;
-  const { hiddenSize, numHiddenLayers } = model;
-  const kvDim = kvDimOf(model);
-  const bits = (nominal: Bits) => layerBits(options, layer, numHiddenLayers, nominal);
-  switch (variant) {
-    case 'kv': {
-      const format = options.quantizer === 'identity' ? 'f32' : 'f16';
-      return {
-        sealed: [tensor('keys', kvDim, format), tensor('values', kvDim, format)],
-        windowColumns: 2 * kvDim,
-        isBase: false,
-        nominalBits: format === 'f32' ? 32 : 16,
-      };
-    }
-    case 'kivi': {
-      const [keys, values] = [bits(options.keyBits), bits(options.valueBits)];
-      return {
-        sealed: [
-          tensor('keys', kvDim, quantizedFormat(options, keys, options.keyGrouping)),
-          tensor('values', kvDim, quantizedFormat(options, values, options.valueGrouping)),
-        ],
-        windowColumns: 2 * kvDim,
-        isBase: false,
-        nominalBits: (keys + values) / 2,
-      };
-    }
-    case 'kvquant': {
-      if (options.quantizer === 'identity') {
-        const stored = [tensor('keys', kvDim, 'f32'), tensor('values', kvDim, 'f32')];
-        return { sealed: stored, windowColumns: 2 * kvDim, isBase: false, nominalBits: 32 };
-      }
-      const { keys, values } = kvquantFormats(options);
-      return {
-        sealed: [],
-        nonUniform: [
-          { name: 'keys', columns: kvDim, format: keys },
-          { name: 'values', columns: kvDim, format: values },
-        ],
-        windowColumns: 2 * kvDim,
-        isBase: false,
-        nominalBits: options.bits,
-      };
-    }
-    case 'xquant':
-      if (form === 'latent') {
-        return latentLayout(options, model, bits(options.keyBits), bits(options.valueBits), false);
-      }
-      return {
-        sealed: [
-          tensor('x', hiddenSize, quantizedFormat(options, bits(bitsOfCode(options)), options.grouping)),
-        ],
-        windowColumns: hiddenSize,
-        isBase: false,
-        nominalBits: bits(bitsOfCode(options)),
-      };
-    case 'xquant-cl': {
-      const base = options.baseLayers - 1;
-      if (form === 'latent' && layer < base) {
-        return latentLayout(options, model, options.baseBits, options.baseBits, true);
-      }
-      const isBase = layer <= base;
-      const isFullWidth = form === 'x' || (layer === base && options.baseStore === 'x');
-      const columns = isFullWidth ? hiddenSize : Math.min(hiddenSize, 2 * kvDim);
-      const nominalBits = isBase ? options.baseBits : bitsOfCode(options);
-      return {
-        sealed: [
-          tensor(
-            isBase && isFullWidth ? 'x' : 'delta',
-            columns,
-            quantizedFormat(options, nominalBits, options.grouping),
-          ),
-        ],
-        windowColumns: hiddenSize,
-        isBase,
-        nominalBits,
-      };
-    }
-  }
-}
-
-/** X Uk and X Uv, apart (XQuant §3.3.1). */
-function latentLayout(
-  options: CacheOptions,
-  model: CacheModelShape,
-  keyBits: Bits,
-  valueBits: Bits,
-  isBase: boolean,
-): LayerLayout {
-  const latentRank = Math.min(model.hiddenSize, kvDimOf(model));
-  const keyFormat = quantizedFormat(options, keyBits, options.keyGrouping);
-  const keys =
-    options.outlierChannel === 'f16'
-      ? [tensor('keyOutlier', 1, 'f16'), tensor('keyLatent', latentRank - 1, keyFormat)]
-      : [tensor('keyLatent', latentRank, keyFormat)];
-  const valueFormat = quantizedFormat(options, valueBits, options.valueGrouping);
-  return {
-    sealed: [...keys, tensor('valueLatent', latentRank, valueFormat)],
-    windowColumns: 2 * latentRank,
-    isBase,
-    nominalBits: (keyBits + valueBits) / 2,
-  };
-}
-
-/** Adds one matrix to a count. */
-function addMatrix(bytes: CacheBytes, rows: number, columns: number, format: StorageFormat): void {
-  if (typeof format === 'string') {
-    bytes.outliers += rows * columns * (format === 'f16' ? 2 : 4);
-    return;
-  }
-  const { groups, packedBytes } = groupedSizes(rows, columns, format);
-  bytes.codes += packedBytes;
-  bytes.scales += groups * 2;
-  bytes.mins += groups * 2;
-}
-
-/** Adds the blocks of a `kvquant` layer to a count; the sinks of the first block stay in f16. */
-function addNonUniform(
+/** Adds matrices of one format to a count. */
+function addMatrix(
   bytes: CacheBytes,
-  tensors: readonly NonUniformLayout[],
-  { residualWindow, sinks }: CacheOptions,
-  blocks: number,
+  count: number,
+  rows: number,
+  columns: number,
+  format: StorageFormat | NuqFormat,
 ): void {
-  if (blocks === 0) return;
-  for (const { columns, format } of tensors) {
-    const first = expectedNuqBytes(residualWindow - sinks, columns, format);
-    const other = expectedNuqBytes(residualWindow, columns, format);
-    for (const kind of ['codes', 'scales', 'mins', 'outliers'] as const) {
-      bytes[kind] += first[kind] + (blocks - 1) * other[kind];
-    }
-    bytes.outliers += 2 * sinks * columns;
+  if (typeof format === 'string') {
+    bytes.outliers += count * rows * columns * (format === 'f16' ? 2 : 4);
+  } else if (isNonUniform(format)) {
+    const parts = expectedNuqBytes(rows, columns, format);
+    bytes.codes += count * parts.codes;
+    bytes.scales += count * parts.scales;
+    bytes.mins += count * parts.mins;
+    bytes.outliers += count * parts.outliers;
+  } else {
+    const { groups, packedBytes } = groupedSizes(rows, columns, format);
+    bytes.codes += count * packedBytes;
+    bytes.scales += count * groups * 2;
+    bytes.mins += count * groups * 2;
   }
 }
 
-/** Bytes of the cross-layer accumulator for one sealed block. */
-function accumulatorBlockBytes(options: CacheOptions, hiddenSize: number): number {
-  const { variant, accumulator, residualWindow } = options;
+/** Bytes of the cross-layer accumulator for the rows of one sealed block. */
+function accumulatorBytes({ variant, accumulator }: CacheOptions, rows: number, hiddenSize: number): number {
   if (variant !== 'xquant-cl' || accumulator === 'recompute') return 0;
   const bytes = zeroBytes();
-  const int8 = { bits: 8, groupSize: 128, grouping: 'perToken', range: 'minmax' } as const;
-  addMatrix(bytes, residualWindow, hiddenSize, accumulator === 'int8' ? int8 : 'f32');
+  addMatrix(bytes, 1, rows, hiddenSize, accumulator === 'int8' ? ACCUMULATOR_INT8 : 'f32');
   return storedBytes(bytes);
 }
 
@@ -359,30 +212,30 @@ function accumulatorBlockBytes(options: CacheOptions, hiddenSize: number): numbe
  */
 function paperSize(options: CacheOptions, model: CacheModelShape): number {
   const keyValueWidth = 2 * kvDimOf(model);
-  const storesX = options.form === 'x' && (options.variant === 'xquant' || options.variant === 'xquant-cl');
+  const storesX = options.form === 'x' && XQUANT.includes(options.variant);
   const elements = storesX ? model.hiddenSize : keyValueWidth;
-  let sum = 0;
-  for (const { nominalBits, nonUniform } of cacheLayout(options, model)) {
-    if (nonUniform) sum += nonUniformBits(nonUniform);
-    else sum += nominalBits >= 16 ? nominalBits : nominalBits + 32 / options.groupSize;
-  }
+  const layouts = cacheLayout(options, layoutSizes(model));
+  const sum = layouts.reduce((bits, { sealed }) => bits + paperBits(sealed), 0);
   return ((sum / model.numHiddenLayers) * elements) / (16 * keyValueWidth);
 }
 
-/** Average over tensors of the bits an element takes, in blocks long enough for counts to be whole. */
-function nonUniformBits(tensors: readonly NonUniformLayout[]): number {
-  const rows = 1000;
-  let [bits, elements] = [0, 0];
-  for (const { columns, format } of tensors) {
-    const { codes, scales, mins, outliers } = expectedNuqBytes(rows, columns, format);
-    bits += 8 * (codes + scales + mins + outliers);
-    elements += rows * columns;
-  }
-  return bits / elements;
+/** Bits of an element of a layer, averaged over its tensors. A channel that stays in f16 is not counted. */
+function paperBits(sealed: LayerLayout['sealed']): number {
+  const counted = sealed.filter(({ columns }) => columns > 1);
+  return counted.reduce((sum, { columns, format }) => sum + elementBits(columns, format), 0) / counted.length;
 }
 
-function tensor(name: string, columns: number, format: StorageFormat): TensorLayout {
-  return { name, columns, format };
+/** Bits that an element takes, in blocks long enough for counts to be whole. */
+function elementBits(columns: number, format: StorageFormat | NuqFormat): number {
+  if (format === 'f16' || format === 'f32') return format === 'f16' ? 16 : 32;
+  if (!isNonUniform(format)) return format.bits + 32 / format.groupSize;
+  const rows = 1000;
+  const { codes, scales, mins, outliers } = expectedNuqBytes(rows, columns, format);
+  return (8 * (codes + scales + mins + outliers)) / (rows * columns);
+}
+
+function isNonUniform(format: StorageFormat | NuqFormat): format is NuqFormat {
+  return typeof format !== 'string' && 'rowRanges' in format;
 }
 
 function kvDimOf(model: CacheModelShape): number {

@@ -17,12 +17,10 @@
 
 import { CacheStateError } from '../errors.js';
 import { add, type Matrix } from '../numerics/matrix.js';
+import { ACCUMULATOR_INT8 } from './layout.js';
 import type { AccumulatorPolicy } from './options.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
 import type { StoredMatrix } from './types.js';
-
-/** The format of the `int8` policy. */
-const INT8_ACCUMULATOR = { bits: 8, groupSize: 128, grouping: 'perToken', range: 'minmax' } as const;
 
 /** A layer that adds to the accumulator. */
 export interface AccumulatingLayer {
@@ -100,7 +98,7 @@ export class Accumulator {
   advance(layer: number, block: number, sum: Matrix): Matrix {
     if (this.#policy === 'recompute') return sum;
     const place = { layer, tensor: 'accumulator' };
-    const stored = this.#policy === 'int8' ? storeMatrix(sum, INT8_ACCUMULATOR, place) : sum;
+    const stored = this.#policy === 'int8' ? storeMatrix(sum, ACCUMULATOR_INT8, place) : sum;
     this.#entries[block] = { layer, stored };
     return loadMatrix(stored);
   }

@@ -1,23 +1,29 @@
 /**
  * Sealing by absolute position, and the residual window: what all caches have in common (XQuant §4).
  *
- *     positions   0 ......... 127 | 128 ....... 255 | 256 ... 301
- *                 sealed block 0  | sealed block 1  | window, f16
+ *     positions   0 .. 3 | 4 .... 127 | 128 ....... 255 | 256 ... 301
+ *                 sealed block 0      | sealed block 1  | window, f16
+ *                 sinks  | quantized  |
  *
  * The newest tokens stay unquantized until a whole block of `residualWindow` tokens is complete; then the
  * block is sealed. Which block a token belongs to depends on its position alone, and every token passes
  * through the f16 of the window, also when a block arrives whole. So appending one by one, in chunks or
  * all at once gives the same bytes.
  *
+ * The first token of a text is often unlike all others and spoils every group that it is part of. Option `sinks` keeps
+ * the first positions in f16: their rows are part of block 0, but of none of its groups.
+ *
  * @module
  */
 
 import { assertIndex, CacheStateError } from '../errors.js';
 import { concatRows, type Matrix, matrix, rowRange } from '../numerics/matrix.js';
+import { exactFormat, type LayerLayout, sinkName, sinksOf } from './layout.js';
 import type { CacheOptions } from './options.js';
 import {
   assertStorable,
   assertStoredShape,
+  billAsBase,
   countStored,
   loadMatrix,
   storeMatrix,
@@ -43,31 +49,31 @@ type WindowRows = Readonly<Record<string, Float16Matrix | Matrix>>;
  * The cache of one layer, less what makes a variant: which tensors it stores of an input, how it seals
  * them, and how keys and values come back.
  */
-export abstract class BlockCache implements LayerCache {
+export abstract class BlockCache<Layout extends LayerLayout = LayerLayout> implements LayerCache {
   readonly options: CacheOptions;
   readonly projection: KeyValueProjection;
+  /** What the layer stores. */
+  readonly layout: Layout;
   #blocks: SealedBlock[] = [];
   #window: WindowRows | undefined;
   #length = 0;
 
-  constructor(options: CacheOptions, projection: KeyValueProjection) {
+  constructor(options: CacheOptions, projection: KeyValueProjection, layout: Layout) {
     this.options = options;
     this.projection = projection;
+    this.layout = layout;
   }
 
-  /** Names and widths of the tensors that a token is stored as. */
-  protected abstract readonly tensors: Readonly<Record<string, number>>;
-
-  /** What is stored of an input, by the names of `tensors`. */
+  /** The rows that are stored of an input, by the names of the window's tensors. */
   protected abstract storedRows(input: LayerInput): TokenRows;
 
-  /** Quantizes one complete block. */
+  /** Quantizes one complete block, less its sinks. */
   protected abstract seal(rows: TokenRows, block: number): SealedBlock;
 
-  /** Keys and values of a sealed block. */
+  /** Keys and values of a sealed block, less its sinks. */
   protected abstract readBlock(sealed: SealedBlock, block: number): KeysAndValues;
 
-  /** Keys and values of tokens that are not sealed yet. */
+  /** Keys and values of exact rows: of tokens that are not sealed yet, and of sinks. */
   protected abstract readWindow(rows: TokenRows): KeysAndValues;
 
   get length(): number {
@@ -102,8 +108,11 @@ export abstract class BlockCache implements LayerCache {
     const sealed: SealedBlock[] = [];
     let at = 0;
     for (; at + size <= available; at += size) {
-      const blockRows = this.#mapTensors((name) => rowRange(pending[name], at, at + size));
-      sealed.push(this.seal(blockRows, this.#blocks.length + sealed.length));
+      const block = this.#blocks.length + sealed.length;
+      const start = at + sinksOf(this.options, block);
+      const rows = this.#mapTensors((name) => rowRange(pending[name], start, at + size));
+      const sinks = this.#mapTensors((name) => rowRange(pending[name], at, start));
+      sealed.push({ ...this.#storeSinks(sinks), ...this.seal(rows, block) });
     }
 
     // Nothing is kept before everything has worked.
@@ -113,7 +122,13 @@ export abstract class BlockCache implements LayerCache {
   }
 
   keysAndValues(): KeysAndValues {
-    const parts = this.#blocks.map((sealed, block) => this.readBlock(sealed, block));
+    const parts: KeysAndValues[] = [];
+    for (const [block, sealed] of this.#blocks.entries()) {
+      if (sinksOf(this.options, block) > 0) {
+        parts.push(this.readWindow(this.#mapTensors((name) => loadMatrix(sealed[sinkName(name)]))));
+      }
+      parts.push(this.readBlock(sealed, block));
+    }
     if (this.#window && this.#windowTokens() > 0) {
       const window = this.#window;
       parts.push(this.readWindow(this.#mapTensors((name) => loadMatrix(window[name]))));
@@ -164,7 +179,7 @@ export abstract class BlockCache implements LayerCache {
     for (const stored of Object.values(this.#window ?? {})) {
       bytes.window += ('float16' in stored ? stored.float16 : stored.data).byteLength;
     }
-    return bytes;
+    return this.layout.isBase ? billAsBase(bytes) : bytes;
   }
 
   state(): LayerState {
@@ -195,15 +210,21 @@ export abstract class BlockCache implements LayerCache {
   }
 
   #storeWindow(rows: TokenRows): WindowRows {
-    const format = this.options.quantizer === 'identity' ? 'f32' : 'f16';
+    const format = exactFormat(this.options);
     return Object.fromEntries(
       Object.entries(rows).map(([name, source]) => [name, storeMatrix(source, format, this.place(name))]),
     ) as WindowRows;
   }
 
+  /** The first positions of a sequence, which stay as they are in the window. */
+  #storeSinks(rows: TokenRows): SealedBlock {
+    const sinks = Object.entries(this.#storeWindow(rows)).filter(([, { rows }]) => rows > 0);
+    return Object.fromEntries(sinks.map(([name, stored]) => [sinkName(name), stored]));
+  }
+
   #mapTensors(transform: (name: string, columns: number) => Matrix): TokenRows {
     return Object.fromEntries(
-      Object.entries(this.tensors).map(([name, columns]) => [name, transform(name, columns)]),
+      this.layout.window.map(({ name, columns }) => [name, transform(name, columns)]),
     );
   }
 }

@@ -1,22 +1,21 @@
 /**
- * The only file that knows all variants: from resolved options to the caches of all layers.
+ * From resolved options to the caches of all layers: one class for each kind of layout.
  *
  * @module
  */
 
 import { DisposedError } from '../errors.js';
 import { Accumulator } from './accumulator.js';
-import { layerBits } from './format.js';
-import { KiviCache } from './kivi.js';
-import { Float16KeyValueCache } from './kv.js';
+import { KeyValueCache } from './kv.js';
 import { KvquantCache } from './kvquant.js';
+import { layerLayout } from './layout.js';
 import type { CacheOptions } from './options.js';
-import { zeroBytes } from './stored-matrix.js';
+import { addBytes, zeroBytes } from './stored-matrix.js';
 import type { CacheBytes, FactorSource, KeyValueProjection, LayerCache, ModelCache } from './types.js';
 import { XQuantCache } from './xquant.js';
 import { CrossLayerBaseCache, CrossLayerDeltaCache } from './xquant-cl.js';
 import { CrossLayerLatentCache } from './xquant-cl-gqa.js';
-import { XQuantLatentBaseCache, XQuantLatentCache } from './xquant-gqa.js';
+import { XQuantLatentCache } from './xquant-gqa.js';
 
 /** The caches of one sequence, as the reference keeps them. */
 export class ReferenceCache implements ModelCache {
@@ -25,7 +24,7 @@ export class ReferenceCache implements ModelCache {
   readonly layers: readonly LayerCache[];
   readonly #projections: readonly KeyValueProjection[];
   readonly #factors: FactorSource;
-  readonly #accumulator: Accumulator | undefined;
+  readonly #accumulator: Accumulator;
   #disposed = false;
 
   /**
@@ -38,9 +37,7 @@ export class ReferenceCache implements ModelCache {
     this.options = options;
     this.#projections = projections;
     this.#factors = factors;
-    if (options.variant === 'xquant-cl') {
-      this.#accumulator = new Accumulator(options.accumulator, options.baseLayers - 1);
-    }
+    this.#accumulator = new Accumulator(options.accumulator, options.baseLayers - 1);
     this.layers = projections.map((projection) => this.#createLayer(projection));
   }
 
@@ -64,11 +61,8 @@ export class ReferenceCache implements ModelCache {
 
   bytes(): CacheBytes {
     const total = zeroBytes();
-    for (const layer of this.layers) {
-      const bytes = layer.bytes();
-      for (const kind of Object.keys(total) as (keyof CacheBytes)[]) total[kind] += bytes[kind];
-    }
-    total.scratch += this.#accumulator?.bytes() ?? 0;
+    for (const layer of this.layers) addBytes(total, layer.bytes());
+    total.scratch += this.#accumulator.bytes();
     return total;
   }
 
@@ -88,43 +82,24 @@ export class ReferenceCache implements ModelCache {
 
   #createLayer(projection: KeyValueProjection): LayerCache {
     const options = this.options;
-    const layers = this.#projections.length;
-    switch (options.variant) {
-      case 'kv':
-        return new Float16KeyValueCache(options, projection);
-      case 'kivi':
-        return new KiviCache(options, projection, layers);
-      case 'kvquant':
-        return new KvquantCache(options, projection, this.#factors);
-      case 'xquant': {
-        if (options.form === 'x') return new XQuantCache(options, projection, layers);
-        const { layer } = projection;
-        return new XQuantLatentCache(options, projection, this.#factors, {
-          keys: layerBits(options, layer, layers, options.keyBits),
-          values: layerBits(options, layer, layers, options.valueBits),
-        });
-      }
-      case 'xquant-cl':
-        return this.#createCrossLayer(projection, this.#accumulator as Accumulator);
+    const { hiddenSize, kvDim } = projection;
+    const sizes = { hiddenSize, kvDim, numHiddenLayers: this.#projections.length };
+    const layout = layerLayout(options, sizes, projection.layer);
+    switch (layout.kind) {
+      case 'keysAndValues':
+        return new KeyValueCache(options, projection, layout);
+      case 'nonUniform':
+        return new KvquantCache(options, projection, layout, this.#factors);
+      case 'x':
+        return new XQuantCache(options, projection, layout);
+      case 'latents':
+        return new XQuantLatentCache(options, projection, layout, this.#factors);
+      case 'baseX':
+        return new CrossLayerBaseCache(options, projection, layout, this.#accumulator);
+      case 'delta':
+        return new CrossLayerDeltaCache(options, projection, layout, this.#accumulator);
+      case 'latentDelta':
+        return new CrossLayerLatentCache(options, projection, layout, this.#accumulator, this.#factors);
     }
-  }
-
-  /** XQuant §3.2 for form `x`, §3.3.2 for form `latent`. */
-  #createCrossLayer(projection: KeyValueProjection, accumulator: Accumulator): LayerCache {
-    const options = this.options;
-    const { layer } = projection;
-    const base = options.baseLayers - 1;
-    if (options.form === 'x') {
-      return layer <= base
-        ? new CrossLayerBaseCache(options, projection, accumulator)
-        : new CrossLayerDeltaCache(options, projection, accumulator);
-    }
-    if (layer < base) {
-      const bits = { keys: options.baseBits, values: options.baseBits };
-      return new XQuantLatentBaseCache(options, projection, this.#factors, bits);
-    }
-    return layer === base && options.baseStore === 'x'
-      ? new CrossLayerBaseCache(options, projection, accumulator)
-      : new CrossLayerLatentCache(options, projection, accumulator, this.#factors);
   }
 }

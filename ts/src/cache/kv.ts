@@ -1,42 +1,38 @@
 /**
- * The uncompressed baseline: keys and values in f16. Everything else is measured against it.
+ * Caches that store finished keys and values: `kv` in f16, the uncompressed baseline that everything else is measured
+ * against, and `kivi`, quantized.
  *
- * Keys are stored before RoPE here too, so that all caches are interchangeable; f16 rounding before or
- * after a rotation costs the same.
+ *     write   K = X Wk, V = X Wv     Q(K) per channel     Q(V) per token
+ *     read    K^, V^
+ *
+ * KIVI* is the quantized baseline of the paper (XQuant §4), KIVI (arXiv 2402.02750) with keys before RoPE. Keys are
+ * quantized per channel, because their outliers sit in fixed channels, and values per token:
+ * `bits + 32 / groupSize` bits an element.
+ *
+ * Keys are stored before RoPE in f16 too, so that all caches are interchangeable; f16 rounding before or after a
+ * rotation costs the same.
  *
  * @module
  */
 
 import { BlockCache, type TokenRows } from './block.js';
 import { project } from './fold.js';
-import type { CacheOptions } from './options.js';
-import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
-import type { KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
+import type { LayoutOf } from './layout.js';
+import { loadMatrix, storeMatrix } from './stored-matrix.js';
+import type { KeysAndValues, LayerInput, SealedBlock } from './types.js';
 
-/** Stores finished keys and values; how precisely is for a subclass to say. */
-export abstract class KeyValueCache extends BlockCache {
-  protected readonly tensors: Readonly<Record<string, number>>;
-  readonly #formats: Readonly<Record<string, StorageFormat>>;
-
-  constructor(
-    options: CacheOptions,
-    projection: KeyValueProjection,
-    formats: { keys: StorageFormat; values: StorageFormat },
-  ) {
-    super(options, projection);
-    this.tensors = { keys: projection.kvDim, values: projection.kvDim };
-    this.#formats = formats;
-  }
-
+/** Stores finished keys and values, in the formats of its layout. */
+export class KeyValueCache extends BlockCache<LayoutOf<'keysAndValues'>> {
   protected storedRows({ x }: LayerInput): TokenRows {
     const { keys, values } = project(x, x, this.projection, this.projection);
     return { keys, values };
   }
 
   protected seal(rows: TokenRows): SealedBlock {
+    const [keys, values] = this.layout.sealed;
     return {
-      keys: storeMatrix(rows.keys, this.#formats.keys, this.place('keys')),
-      values: storeMatrix(rows.values, this.#formats.values, this.place('values')),
+      keys: storeMatrix(rows.keys, keys.format, this.place('keys')),
+      values: storeMatrix(rows.values, values.format, this.place('values')),
     };
   }
 
@@ -46,13 +42,5 @@ export abstract class KeyValueCache extends BlockCache {
 
   protected readWindow({ keys, values }: TokenRows): KeysAndValues {
     return { keys, values };
-  }
-}
-
-/** Keys and values in f16: 16 bits an element. */
-export class Float16KeyValueCache extends KeyValueCache {
-  constructor(options: CacheOptions, projection: KeyValueProjection) {
-    const format = options.quantizer === 'identity' ? 'f32' : 'f16';
-    super(options, projection, { keys: format, values: format });
   }
 }

@@ -4,7 +4,6 @@
  *
  *     keys      before RoPE, per channel, ranges calibrated offline     outliers: beyond them
  *     values    per token, the whole row of all KV heads                outliers: its largest and smallest
- *     sinks     optionally the first tokens of a sequence stay in f16
  *
  * Needs a calibration of the model; see `golden/generate/calibrate_kvquant.py`. Like the SVD factors of the
  * latent forms, ranges and levels belong to the model and are not counted with a cache (for keys, 32 bits a
@@ -14,13 +13,11 @@
  */
 
 import { ConfigError } from '../errors.js';
-import { concatRows, rowRange } from '../numerics/matrix.js';
 import {
   assertNuqBits,
   dequantizeNuq,
   type NuqBits,
   type NuqCodebook,
-  type NuqFormat,
   type NuqMatrix,
   type NuqRanges,
   nuqCodebook,
@@ -30,8 +27,8 @@ import {
 } from '../quant/nuq.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { project } from './fold.js';
+import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
-import { loadMatrix, storeMatrix } from './stored-matrix.js';
 import type { FactorSource, KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
 
 /** Levels of one tensor of one layer, and Q-Norm's correction of them. */
@@ -101,10 +98,9 @@ export function kvquantLayer(
 }
 
 /** Keys and values in levels of KVQuant, with their outliers. */
-export class KvquantCache extends BlockCache {
+export class KvquantCache extends BlockCache<LayoutOf<'nonUniform'>> {
   /** What stored rows are read with. */
   readonly calibration: KvquantLayerCalibration;
-  protected readonly tensors: Readonly<Record<string, number>>;
   readonly #keyCodebook: NuqCodebook;
   readonly #valueCodebook: NuqCodebook;
 
@@ -112,9 +108,13 @@ export class KvquantCache extends BlockCache {
    * @param source asked for the calibration
    * @throws {ConfigError} if there is none for these options
    */
-  constructor(options: CacheOptions, projection: KeyValueProjection, source: FactorSource) {
-    super(options, projection);
-    this.tensors = { keys: projection.kvDim, values: projection.kvDim };
+  constructor(
+    options: CacheOptions,
+    projection: KeyValueProjection,
+    layout: LayoutOf<'nonUniform'>,
+    source: FactorSource,
+  ) {
+    super(options, projection, layout);
     this.calibration = kvquantLayer(options, source, projection.layer);
     const { keys, values } = this.calibration;
     const codebook = ({ levels, qNorm }: CalibratedLevels) =>
@@ -128,68 +128,24 @@ export class KvquantCache extends BlockCache {
     return { keys, values };
   }
 
-  protected seal(rows: TokenRows, block: number): SealedBlock {
-    const { options } = this;
-    if (options.quantizer === 'identity') {
-      return {
-        keys: storeMatrix(rows.keys, 'f32', this.place('keys')),
-        values: storeMatrix(rows.values, 'f32', this.place('values')),
-      };
-    }
-    const bits = options.bits as NuqBits;
-    const { outlierFraction, residualWindow } = options;
-    const sink = block === 0 ? options.sinks : 0;
-    const keys = rowRange(rows.keys, sink, residualWindow);
-    const values = rowRange(rows.values, sink, residualWindow);
-    const sealed: SealedBlock = {
-      keys: quantizeNuqChannels(
-        keys,
-        bits,
-        this.#keyCodebook,
-        this.calibration.keyRanges,
-        outlierFraction > 0,
-      ),
-      values: quantizeNuqRows(values, bits, this.#valueCodebook, outlierFraction),
-    };
-    if (sink === 0) return sealed;
+  protected seal(rows: TokenRows): SealedBlock {
+    const [{ format }] = this.layout.sealed;
+    const { bits, outlierFraction } = format;
+    const { keyRanges } = this.calibration;
     return {
-      sinkKeys: storeMatrix(rowRange(rows.keys, 0, sink), 'f16', this.place('keys')),
-      sinkValues: storeMatrix(rowRange(rows.values, 0, sink), 'f16', this.place('values')),
-      ...sealed,
+      keys: quantizeNuqChannels(rows.keys, bits, this.#keyCodebook, keyRanges, outlierFraction > 0),
+      values: quantizeNuqRows(rows.values, bits, this.#valueCodebook, outlierFraction),
     };
   }
 
   protected readBlock(sealed: SealedBlock): KeysAndValues {
-    if (this.options.quantizer === 'identity') {
-      return { keys: loadMatrix(sealed.keys), values: loadMatrix(sealed.values) };
-    }
-    const keys = dequantizeNuq(sealed.keys as NuqMatrix, this.#keyCodebook, this.calibration.keyRanges);
-    const values = dequantizeNuq(sealed.values as NuqMatrix, this.#valueCodebook);
-    if (!sealed.sinkKeys) return { keys, values };
-    const { kvDim } = this.projection;
     return {
-      keys: concatRows([loadMatrix(sealed.sinkKeys), keys], kvDim),
-      values: concatRows([loadMatrix(sealed.sinkValues), values], kvDim),
+      keys: dequantizeNuq(sealed.keys as NuqMatrix, this.#keyCodebook, this.calibration.keyRanges),
+      values: dequantizeNuq(sealed.values as NuqMatrix, this.#valueCodebook),
     };
   }
 
   protected readWindow({ keys, values }: TokenRows): KeysAndValues {
     return { keys, values };
   }
-}
-
-/**
- * The formats of keys and values under the given options.
- *
- * @param options of variant `kvquant`
- */
-export function kvquantFormats({ bits, outlierFraction }: CacheOptions): {
-  keys: NuqFormat;
-  values: NuqFormat;
-} {
-  assertNuqBits(bits);
-  return {
-    keys: { bits, outlierFraction, rowRanges: false },
-    values: { bits, outlierFraction, rowRanges: true },
-  };
 }

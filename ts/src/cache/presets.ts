@@ -212,8 +212,12 @@ function assertCacheOptions(options: CacheOptions, shape: CacheModelShape): void
   if (usesPerChannel({ ...options, shape }) && residualWindow % groupSize !== 0) {
     throw new ConfigError('window', residualWindow, `a multiple of the per-channel group size ${groupSize}`);
   }
-  if (options.sinks > residualWindow) {
-    throw new ConfigError('sinks', options.sinks, `from 0 to ${residualWindow}, the tokens of a block`);
+  if (options.sinks >= residualWindow) {
+    const allowed = `from 0 to ${residualWindow - 1}: fewer than the tokens of a block`;
+    throw new ConfigError('sinks', options.sinks, allowed);
+  }
+  if (options.sinks > 0 && variant !== 'kvquant') {
+    throw new ConfigError('sinks', options.sinks, `0 for cache ${variant} in this version`);
   }
   if (options.outlierChannel === 'f16') {
     if (form !== 'latent') throw new ConfigError('outlier', 'f16', '"quantized" unless form is latent');

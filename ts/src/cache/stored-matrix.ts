@@ -65,6 +65,28 @@ export function zeroBytes(): CacheBytes {
   return { codes: 0, scales: 0, mins: 0, window: 0, outliers: 0, baseLayers: 0, scratch: 0 };
 }
 
+/**
+ * Books the sealed bytes of a base layer under `baseLayers`.
+ *
+ * @returns fresh
+ */
+export function billAsBase(bytes: CacheBytes): CacheBytes {
+  const { codes, scales, mins, outliers } = bytes;
+  return {
+    ...bytes,
+    codes: 0,
+    scales: 0,
+    mins: 0,
+    outliers: 0,
+    baseLayers: codes + scales + mins + outliers,
+  };
+}
+
+/** Adds one count to another. */
+export function addBytes(total: CacheBytes, bytes: CacheBytes): void {
+  for (const kind of Object.keys(total) as (keyof CacheBytes)[]) total[kind] += bytes[kind];
+}
+
 /** All bytes of a count; `scratch` included. */
 export function totalBytes(bytes: CacheBytes): number {
   return storedBytes(bytes) + bytes.scratch;

@@ -16,17 +16,15 @@ import { rotateRows } from '../numerics/hadamard.js';
 import { add, linear, type Matrix, subtract, transpose } from '../numerics/matrix.js';
 import type { Accumulator } from './accumulator.js';
 import type { TokenRows } from './block.js';
-import { bitsOfCode, quantizedFormat } from './format.js';
+import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
-import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
-import type { CacheBytes, FactorSource, KeysAndValues, KeyValueProjection, SealedBlock } from './types.js';
+import { loadMatrix, storeMatrix } from './stored-matrix.js';
+import type { FactorSource, KeysAndValues, KeyValueProjection, SealedBlock } from './types.js';
 import { CrossLayerCache } from './xquant-cl.js';
-import { billAsBase, rotateLatent } from './xquant-gqa.js';
+import { rotateLatent } from './xquant-gqa.js';
 
 /** A layer that stores a difference (or, as the base with `baseStore: 'latent'`, X) in its latent space. */
-export class CrossLayerLatentCache extends CrossLayerCache {
-  readonly #format: StorageFormat;
-  readonly #isBase: boolean;
+export class CrossLayerLatentCache extends CrossLayerCache<LayoutOf<'latentDelta'>> {
   /** U^T, in the space of the accumulator on its right and of the rotated latent on its left. [latentRank, hiddenSize] */
   readonly #down: Matrix;
   /** U. [hiddenSize, latentRank] */
@@ -35,26 +33,24 @@ export class CrossLayerLatentCache extends CrossLayerCache {
   constructor(
     options: CacheOptions,
     projection: KeyValueProjection,
+    layout: LayoutOf<'latentDelta'>,
     accumulator: Accumulator,
     source: FactorSource,
   ) {
-    super(options, projection, accumulator);
-    const { layer } = projection;
-    this.#isBase = layer === options.baseLayers - 1;
-    const bits = this.#isBase ? options.baseBits : bitsOfCode(options);
-    this.#format = quantizedFormat(options, bits, options.grouping);
-    const matrixName = options.deltaSpace === 'x' ? 'keyValue' : 'keyValueWithGain';
-    const factors = rotateLatent(source.factors(layer, matrixName), options);
+    super(options, projection, layout, accumulator);
+    const [name] = layout.factors;
+    const factors = rotateLatent(source.factors(projection.layer, name), options);
     this.#down = rotateRows(factors.downProjection, options.rotation);
     this.#downTransposed = transpose(this.#down);
   }
 
   protected seal(rows: TokenRows, block: number): SealedBlock {
     const { layer } = this.projection;
+    const [{ format }] = this.layout.sealed;
     const x = this.rotated(rows);
-    const below = this.#isBase ? undefined : this.accumulator.below(layer, block);
+    const below = this.layout.sum === 'starts' ? undefined : this.accumulator.below(layer, block);
     const latent = linear(below ? subtract(x, below) : x, this.#down);
-    const delta = storeMatrix(latent, this.#format, this.place('delta'));
+    const delta = storeMatrix(latent, format, this.place('delta'));
     const increment = linear(loadMatrix(delta), this.#downTransposed);
     this.accumulator.advance(layer, block, below ? add(below, increment) : increment);
     return { delta };
@@ -66,9 +62,5 @@ export class CrossLayerLatentCache extends CrossLayerCache {
 
   increment(block: number): Matrix {
     return linear(loadMatrix(this.blocks[block].delta), this.#downTransposed);
-  }
-
-  override bytes(): CacheBytes {
-    return this.#isBase ? billAsBase(super.bytes()) : super.bytes();
   }
 }

@@ -21,29 +21,27 @@ import { add, type Matrix, subtract } from '../numerics/matrix.js';
 import type { AccumulatingLayer, Accumulator } from './accumulator.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type FoldedProjection, foldProjection, project } from './fold.js';
-import { bitsOfCode, quantizedFormat } from './format.js';
+import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
-import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
-import type {
-  CacheBytes,
-  KeysAndValues,
-  KeyValueProjection,
-  LayerInput,
-  LayerState,
-  SealedBlock,
-} from './types.js';
-import { billAsBase } from './xquant-gqa.js';
+import { loadMatrix, storeMatrix } from './stored-matrix.js';
+import type { KeysAndValues, KeyValueProjection, LayerInput, LayerState, SealedBlock } from './types.js';
 
 /** What both cross-layer forms share: the space of X, and reading it back as keys and values. */
-export abstract class CrossLayerCache extends BlockCache implements AccumulatingLayer {
-  protected readonly tensors: Readonly<Record<string, number>>;
+export abstract class CrossLayerCache<Layout extends LayoutOf<'baseX' | 'delta' | 'latentDelta'>>
+  extends BlockCache<Layout>
+  implements AccumulatingLayer
+{
   protected readonly accumulator: Accumulator;
   /** Wk and Wv in the space in which the accumulator lives. */
   readonly #weights: FoldedProjection;
 
-  constructor(options: CacheOptions, projection: KeyValueProjection, accumulator: Accumulator) {
-    super(options, projection);
-    this.tensors = { x: projection.hiddenSize };
+  constructor(
+    options: CacheOptions,
+    projection: KeyValueProjection,
+    layout: Layout,
+    accumulator: Accumulator,
+  ) {
+    super(options, projection, layout);
     this.accumulator = accumulator;
     this.#weights = foldProjection(projection, options.deltaSpace !== 'x', options.rotation);
     accumulator.register(projection.layer, this);
@@ -86,49 +84,32 @@ export abstract class CrossLayerCache extends BlockCache implements Accumulating
 }
 
 /** A layer whose X is stored directly. The last such layer starts the accumulator. */
-export class CrossLayerBaseCache extends CrossLayerCache {
-  readonly #format: StorageFormat;
-  readonly #startsAccumulator: boolean;
-
-  constructor(options: CacheOptions, projection: KeyValueProjection, accumulator: Accumulator) {
-    super(options, projection, accumulator);
-    this.#format = quantizedFormat(options, options.baseBits, options.grouping);
-    this.#startsAccumulator = projection.layer === options.baseLayers - 1;
-  }
-
+export class CrossLayerBaseCache extends CrossLayerCache<LayoutOf<'baseX'>> {
   protected seal(rows: TokenRows, block: number): SealedBlock {
-    const sealed = { x: storeMatrix(this.rotated(rows), this.#format, this.place('x')) };
-    if (this.#startsAccumulator) this.accumulator.advance(this.projection.layer, block, loadMatrix(sealed.x));
+    const [{ format }] = this.layout.sealed;
+    const sealed = { x: storeMatrix(this.rotated(rows), format, this.place('x')) };
+    if (this.layout.sum === 'starts')
+      this.accumulator.advance(this.projection.layer, block, loadMatrix(sealed.x));
     return sealed;
   }
 
   protected readBlock(sealed: SealedBlock, block: number): KeysAndValues {
-    if (!this.#startsAccumulator) return this.projectRows(loadMatrix(sealed.x));
+    if (this.layout.sum === 'none') return this.projectRows(loadMatrix(sealed.x));
     return this.projectRows(this.accumulator.through(this.projection.layer, block));
   }
 
   increment(block: number): Matrix {
     return loadMatrix(this.blocks[block].x);
   }
-
-  override bytes(): CacheBytes {
-    return billAsBase(super.bytes());
-  }
 }
 
 /** A layer that stores a difference in full width: `bits + 32 / groupSize` bits per channel of X. */
-export class CrossLayerDeltaCache extends CrossLayerCache {
-  readonly #format: StorageFormat;
-
-  constructor(options: CacheOptions, projection: KeyValueProjection, accumulator: Accumulator) {
-    super(options, projection, accumulator);
-    this.#format = quantizedFormat(options, bitsOfCode(options), options.grouping);
-  }
-
+export class CrossLayerDeltaCache extends CrossLayerCache<LayoutOf<'delta'>> {
   protected seal(rows: TokenRows, block: number): SealedBlock {
     const { layer } = this.projection;
+    const [{ format }] = this.layout.sealed;
     const below = this.accumulator.below(layer, block);
-    const delta = storeMatrix(subtract(this.rotated(rows), below), this.#format, this.place('delta'));
+    const delta = storeMatrix(subtract(this.rotated(rows), below), format, this.place('delta'));
     this.accumulator.advance(layer, block, add(below, loadMatrix(delta)));
     return { delta };
   }

@@ -15,14 +15,12 @@
 import { ShapeError } from '../errors.js';
 import { rotateRows } from '../numerics/hadamard.js';
 import { linear, type Matrix, matrix, transpose } from '../numerics/matrix.js';
-import type { Bits } from '../quant/uniform.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type FoldedProjection, project } from './fold.js';
-import { quantizedFormat } from './format.js';
+import type { LayoutOf, TensorLayout } from './layout.js';
 import type { CacheOptions } from './options.js';
-import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
+import { loadMatrix, storeMatrix } from './stored-matrix.js';
 import type {
-  CacheBytes,
   FactorSource,
   KeysAndValues,
   KeyValueProjection,
@@ -31,33 +29,26 @@ import type {
   SealedBlock,
 } from './types.js';
 
-/** Bits of the two latents of one layer. */
-export interface LatentBits {
-  readonly keys: Bits;
-  readonly values: Bits;
-}
-
 /** Quantized X Uk and X Uv: `bits + 32 / groupSize` bits per latent channel, 2 kvDim channels a token. */
-export class XQuantLatentCache extends BlockCache {
-  protected readonly tensors: Readonly<Record<string, number>>;
+export class XQuantLatentCache extends BlockCache<LayoutOf<'latents'>> {
   /** Uk^T and Uv^T, the rotation inside the latent folded in. [latentRank, hiddenSize] */
   readonly #downKeys: Matrix;
   readonly #downValues: Matrix;
   /** (Sk Bk^T)^T and (Sv Bv^T)^T, the same rotation folded in. [kvDim, latentRank] */
   readonly #up: FoldedProjection;
-  readonly #keyFormat: StorageFormat;
-  readonly #valueFormat: StorageFormat;
 
-  constructor(options: CacheOptions, projection: KeyValueProjection, source: FactorSource, bits: LatentBits) {
-    super(options, projection);
+  constructor(
+    options: CacheOptions,
+    projection: KeyValueProjection,
+    layout: LayoutOf<'latents'>,
+    source: FactorSource,
+  ) {
+    super(options, projection, layout);
     const keys = rotateLatent(source.factors(projection.layer, 'key'), options);
     const values = rotateLatent(source.factors(projection.layer, 'value'), options);
     this.#downKeys = keys.downProjection;
     this.#downValues = values.downProjection;
     this.#up = { wK: keys.upProjection, wV: values.upProjection };
-    this.tensors = { keyLatent: this.#downKeys.rows, valueLatent: this.#downValues.rows };
-    this.#keyFormat = quantizedFormat(options, bits.keys, options.keyGrouping);
-    this.#valueFormat = quantizedFormat(options, bits.values, options.valueGrouping);
   }
 
   protected storedRows({ x }: LayerInput): TokenRows {
@@ -65,18 +56,19 @@ export class XQuantLatentCache extends BlockCache {
   }
 
   protected seal(rows: TokenRows): SealedBlock {
-    const valueLatent = storeMatrix(rows.valueLatent, this.#valueFormat, this.place('valueLatent'));
-    if (this.options.outlierChannel === 'quantized') {
-      return {
-        keyLatent: storeMatrix(rows.keyLatent, this.#keyFormat, this.place('keyLatent')),
-        valueLatent,
-      };
+    const store = (source: Matrix, { name, format }: TensorLayout) =>
+      storeMatrix(source, format, this.place(name));
+    const { sealed } = this.layout;
+    if (sealed.length === 2) {
+      const [keys, values] = sealed;
+      return { keyLatent: store(rows.keyLatent, keys), valueLatent: store(rows.valueLatent, values) };
     }
-    const [outlier, rest] = splitFirstColumn(rows.keyLatent);
+    const [outlier, keys, values] = sealed;
+    const [first, rest] = splitFirstColumn(rows.keyLatent);
     return {
-      keyOutlier: storeMatrix(outlier, 'f16', this.place('keyOutlier')),
-      keyLatent: storeMatrix(rest, this.#keyFormat, this.place('keyLatent')),
-      valueLatent,
+      keyOutlier: store(first, outlier),
+      keyLatent: store(rest, keys),
+      valueLatent: store(rows.valueLatent, values),
     };
   }
 
@@ -89,30 +81,6 @@ export class XQuantLatentCache extends BlockCache {
   protected readWindow({ keyLatent, valueLatent }: TokenRows): KeysAndValues {
     return project(keyLatent, valueLatent, this.#up, this.projection);
   }
-}
-
-/** The first layers of `xquant-cl` on a GQA model: the same, billed as base layers. */
-export class XQuantLatentBaseCache extends XQuantLatentCache {
-  override bytes(): CacheBytes {
-    return billAsBase(super.bytes());
-  }
-}
-
-/**
- * Books the sealed bytes of a base layer under `baseLayers`.
- *
- * @returns fresh
- */
-export function billAsBase(bytes: CacheBytes): CacheBytes {
-  const { codes, scales, mins, outliers } = bytes;
-  return {
-    ...bytes,
-    codes: 0,
-    scales: 0,
-    mins: 0,
-    outliers: 0,
-    baseLayers: codes + scales + mins + outliers,
-  };
 }
 
 /**

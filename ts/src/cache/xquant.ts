@@ -13,24 +13,18 @@
 import { rotateRows } from '../numerics/hadamard.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type FoldedProjection, foldProjection, project } from './fold.js';
-import { bitsOfCode, layerBits, quantizedFormat } from './format.js';
+import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
-import { loadMatrix, type StorageFormat, storeMatrix } from './stored-matrix.js';
+import { loadMatrix, storeMatrix } from './stored-matrix.js';
 import type { KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
 
 /** Quantized X: `bits + 32 / groupSize` bits per channel of the layer input. */
-export class XQuantCache extends BlockCache {
-  protected readonly tensors: Readonly<Record<string, number>>;
-  readonly #format: StorageFormat;
+export class XQuantCache extends BlockCache<LayoutOf<'x'>> {
   /** Wk and Wv in the (rotated) space in which X is stored. */
   readonly #weights: FoldedProjection;
 
-  /** @param layers layers of the model, for `firstLayers` and `lastLayers` */
-  constructor(options: CacheOptions, projection: KeyValueProjection, layers: number) {
-    super(options, projection);
-    this.tensors = { x: projection.hiddenSize };
-    const bits = layerBits(options, projection.layer, layers, bitsOfCode(options));
-    this.#format = quantizedFormat(options, bits, options.grouping);
+  constructor(options: CacheOptions, projection: KeyValueProjection, layout: LayoutOf<'x'>) {
+    super(options, projection, layout);
     this.#weights = foldProjection(projection, false, options.rotation);
   }
 
@@ -39,7 +33,8 @@ export class XQuantCache extends BlockCache {
   }
 
   protected seal({ x }: TokenRows): SealedBlock {
-    return { x: storeMatrix(rotateRows(x, this.options.rotation), this.#format, this.place('x')) };
+    const [{ format }] = this.layout.sealed;
+    return { x: storeMatrix(rotateRows(x, this.options.rotation), format, this.place('x')) };
   }
 
   protected readBlock(sealed: SealedBlock): KeysAndValues {

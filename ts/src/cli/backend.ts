@@ -131,7 +131,7 @@ export async function prepareCaches(
   const names = caches.flatMap((cache) => {
     const options = usage(() => resolveCacheOptions(cache, config));
     if (options.variant === 'kvquant') calibrations.add(options.calibration);
-    return factorsOfCache(options, config.numHiddenLayers);
+    return factorsOfCache(options, config);
   });
   for (const path of calibrations) await loadCalibration(opened, path, terminal);
   const started = performance.now();

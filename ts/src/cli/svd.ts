@@ -48,7 +48,7 @@ async function runSvd({ model, output, cache, json }: SvdCommandOptions, termina
         ? factorsOfModel(config)
         : factorsOfCache(
             usage(() => resolveCacheOptions(cache, config)),
-            config.numHiddenLayers,
+            config,
           );
     if (names.length === 0)
       throw new UsageError(`cache ${cache} stores X of this model and needs no factors`);

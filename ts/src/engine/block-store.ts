@@ -11,23 +11,17 @@
  * @module
  */
 
+import { exactFormat, type TensorLayout, type WindowTensor } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
-import { assertStoredShape, countStored, type StorageFormat, zeroBytes } from '../cache/stored-matrix.js';
+import { assertStoredShape, countStored, zeroBytes } from '../cache/stored-matrix.js';
 import type { CacheBytes, Float16Matrix, LayerState, StoredMatrix } from '../cache/types.js';
 import { assertIndex, CacheStateError, FormatError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { groupedSizes } from '../quant/grouped.js';
 import type { LinearMemory } from './memory.js';
 
-/** A tensor of a sealed block, or of the window. */
-export interface TensorSpec {
-  readonly name: string;
-  readonly columns: number;
-  readonly format: StorageFormat;
-}
-
 /** A tensor and its place in a block; offsets in bytes from the start of the block. */
-export interface TensorPlace extends TensorSpec {
+export interface TensorPlace extends TensorLayout {
   /** Packed codes, or the values themselves where they are not quantized. */
   readonly data: number;
   readonly dataBytes: number;
@@ -43,7 +37,7 @@ interface Block {
 
 /** Lays tensors out one after another. */
 export function placeTensors(
-  tensors: readonly TensorSpec[],
+  tensors: readonly TensorLayout[],
   rows: number,
 ): { places: TensorPlace[]; bytes: number } {
   let bytes = 0;
@@ -85,15 +79,15 @@ export interface BlockLayout {
 
 /**
  * @param sealed what a sealed block holds
- * @param window what the window holds, by name and width; f16, or f32 with the identity quantizer
+ * @param window what the window holds; f16, or f32 with the identity quantizer
  */
 export function blockLayout(
   options: CacheOptions,
-  sealed: readonly TensorSpec[],
-  window: Readonly<Record<string, number>>,
+  sealed: readonly TensorLayout[],
+  window: readonly WindowTensor[],
 ): BlockLayout {
-  const format = options.quantizer === 'identity' ? 'f32' : 'f16';
-  const windowSpecs = Object.entries(window).map(([name, columns]) => ({ name, columns, format }) as const);
+  const format = exactFormat(options);
+  const windowSpecs = window.map(({ name, columns }) => ({ name, columns, format }));
   const sealedPlaces = placeTensors(sealed, options.residualWindow);
   const windowPlaces = placeTensors(windowSpecs, options.residualWindow);
   return {

@@ -9,23 +9,16 @@
  */
 
 import { foldProjection } from '../cache/fold.js';
-import { bitsOfCode, layerBits, quantizedFormat } from '../cache/format.js';
+import { layerLayout, layoutSizes, type RowSource } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
-import type { FactorSource, KeyValueProjection, LatentFactors } from '../cache/types.js';
+import type { FactorSource, KeyValueProjection } from '../cache/types.js';
 import { rotateLatent } from '../cache/xquant-gqa.js';
 import { NumericError } from '../errors.js';
 import type { ModelConfig } from '../model/config.js';
 import { derivedSizes } from '../model/config.js';
 import { rotateRows } from '../numerics/hadamard.js';
 import { transpose } from '../numerics/matrix.js';
-import type { Bits } from '../quant/uniform.js';
-import {
-  type BlockLayout,
-  type BlockStore,
-  blockLayout,
-  type TensorPlace,
-  type TensorSpec,
-} from './block-store.js';
+import { type BlockLayout, type BlockStore, blockLayout, type TensorPlace } from './block-store.js';
 import { type RopeTables, recordFinishKeys } from './calls.js';
 import { ACTIVATION_TILE, RANGE_CODES } from './kernels.js';
 import type { LinearMemory } from './memory.js';
@@ -33,9 +26,6 @@ import { type PlacedMatrix, takesTile } from './placed-weights.js';
 import { type KeyWeights, recordDequantize, recordLoad, recordStore, SmallProduct } from './small-product.js';
 import type { Recorder } from './team.js';
 import type { ThreadScratch } from './thread-scratch.js';
-
-/** Rows of a pass that a cache may store. */
-export type RowSource = 'keys' | 'values' | 'x' | 'normalized' | 'stream' | 'keyLatent' | 'valueLatent';
 
 /** Pointers to the rows of a pass, f32; 0 where the plan does not need them. */
 export type PassRows = Readonly<Record<RowSource, number>>;
@@ -88,6 +78,10 @@ export class LayerPlan {
   readonly layout: BlockLayout;
   readonly options: CacheOptions;
   readonly kind: Kind;
+  /** Whether blocks have an accumulator. */
+  readonly accumulates: boolean;
+  /** Whether sealed bytes are booked as base layers. */
+  readonly isBase: boolean;
   /** Where each tensor of the window comes from. */
   readonly sources: readonly RowSource[];
   /** Width of what is averaged with the attention weights in place of values; 0 if values are stored as such. */
@@ -102,7 +96,7 @@ export class LayerPlan {
   readonly #downDelta: SmallProduct | undefined;
   readonly #config: ModelConfig;
   readonly #weights: AttentionWeights;
-  readonly #isBase: boolean;
+  readonly #startsSum: boolean;
   /** Latent keys of the window, f32, to keys. */
   readonly #keyRowsProduct: SmallProduct | undefined;
 
@@ -121,75 +115,36 @@ export class LayerPlan {
     factors: FactorSource,
   ) {
     const { layer } = projection;
-    const { kvDim } = derivedSizes(config);
-    const { hiddenSize, numHiddenLayers: layers } = config;
+    const { hiddenSize } = config;
     this.layer = layer;
     this.options = options;
     this.#config = config;
     this.#weights = weights;
     const tokens = options.residualWindow;
-    const bitsOf = (nominal: Bits) => layerBits(options, layer, layers, nominal);
-    const base = options.baseLayers - 1;
-    this.#isBase = options.variant === 'xquant-cl' && layer === base;
+    const stored = layerLayout(options, layoutSizes(config), layer);
+    if (stored.kind === 'nonUniform') throw new TypeError('kvquant runs on the reference');
+    this.layout = blockLayout(options, stored.sealed, stored.window);
+    this.sources = stored.window.map(({ source }) => source);
+    this.accumulates = stored.sum !== 'none';
+    this.isBase = stored.isBase;
+    this.#startsSum = stored.sum === 'starts';
     this.down = [];
-
-    if (options.variant === 'kv' || options.variant === 'kivi') {
+    this.latentWidth = hiddenSize;
+    const exactProduct = { tokens, rows: true, keyWeights: 'exact' } as const;
+    if (stored.kind === 'keysAndValues') {
       this.kind = 'direct';
-      const exact = options.quantizer === 'identity' ? 'f32' : 'f16';
-      const kivi = options.variant === 'kivi';
-      this.layout = blockLayout(
-        options,
-        [
-          {
-            name: 'keys',
-            columns: kvDim,
-            format: kivi ? quantizedFormat(options, bitsOf(options.keyBits), options.keyGrouping) : exact,
-          },
-          {
-            name: 'values',
-            columns: kvDim,
-            format: kivi ? quantizedFormat(options, bitsOf(options.valueBits), options.valueGrouping) : exact,
-          },
-        ],
-        { keys: kvDim, values: kvDim },
-      );
-      this.sources = ['keys', 'values'];
       this.latentWidth = 0;
       return;
     }
-
-    const exactProduct = { tokens, rows: true, keyWeights: 'exact' } as const;
-    const isLatent = options.form === 'latent' && (options.variant === 'xquant' || layer < base);
-    if (isLatent) {
+    if (stored.kind === 'latents') {
       this.kind = 'latent';
-      const crossLayer = options.variant === 'xquant-cl';
       const keys = rotateLatent(factors.factors(layer, 'key'), options);
       const values = rotateLatent(factors.factors(layer, 'value'), options);
-      const keyRank = keys.downProjection.rows;
-      const keyBits = crossLayer ? options.baseBits : bitsOf(options.keyBits);
-      const valueBits = crossLayer ? options.baseBits : bitsOf(options.valueBits);
-      const keyFormat = quantizedFormat(options, keyBits, options.keyGrouping);
-      const sealed: TensorSpec[] = [];
-      const outlier = options.outlierChannel === 'f16';
-      if (outlier) {
-        const format = options.quantizer === 'identity' ? 'f32' : 'f16';
-        sealed.push({ name: 'keyOutlier', columns: 1, format });
-      }
-      sealed.push({ name: 'keyLatent', columns: outlier ? keyRank - 1 : keyRank, format: keyFormat });
-      sealed.push({
-        name: 'valueLatent',
-        columns: values.downProjection.rows,
-        format: quantizedFormat(options, valueBits, options.valueGrouping),
-      });
-      this.layout = blockLayout(options, sealed, {
-        keyLatent: keyRank,
-        valueLatent: values.downProjection.rows,
-      });
-      this.sources = ['keyLatent', 'valueLatent'];
       this.latentWidth = values.downProjection.rows;
       this.down = [keys, values].map(
         ({ downProjection }) => new SmallProduct(memory, direct, downProjection, exactProduct),
       );
+      const outlier = stored.sealed.length === 3;
       this.#keyProduct = new SmallProduct(memory, direct, keys.upProjection, {
         tokens,
         rows: false,
@@ -201,44 +156,22 @@ export class LayerPlan {
       this.valueProduct = new SmallProduct(memory, direct, values.upProjection, exactProduct);
       return;
     }
-
-    this.kind = options.variant === 'xquant' ? 'x' : 'crossLayer';
+    this.kind = stored.kind === 'x' ? 'x' : 'crossLayer';
     const crossLayer = this.kind === 'crossLayer';
-    this.sources = [crossLayer ? options.deltaSpace : 'x'];
-    this.latentWidth = hiddenSize;
-    const latentDelta =
-      crossLayer && options.form === 'latent' && !(layer === base && options.baseStore === 'x');
-    let name = 'x';
-    let columns = hiddenSize;
-    let bits = crossLayer ? options.baseBits : bitsOf(bitsOfCode(options));
-    if (latentDelta) {
-      const folded = options.deltaSpace === 'x' ? 'keyValue' : 'keyValueWithGain';
-      const rotated: LatentFactors = rotateLatent(factors.factors(layer, folded), options);
+    if (stored.kind === 'latentDelta') {
+      const rotated = rotateLatent(factors.factors(layer, stored.factors[0]), options);
       const down = rotateRows(rotated.downProjection, options.rotation);
-      name = 'delta';
-      columns = down.rows;
-      if (layer > base) bits = bitsOfCode(options);
       this.#downDelta = new SmallProduct(memory, direct, down, exactProduct);
-      this.#up = undefined;
-      const format = quantizedFormat(options, bits, options.grouping);
-      this.layout = blockLayout(options, [{ name, columns, format }], { x: hiddenSize });
       this.#up = new SmallProduct(memory, direct, transpose(down), {
         tokens,
         rows: false,
         keyWeights,
         stored: this.layout.sealed[0],
       });
-    } else {
-      if (layer > base && crossLayer) {
-        name = 'delta';
-        bits = bitsOfCode(options);
-      }
-      const format = quantizedFormat(options, bits, options.grouping);
-      this.layout = blockLayout(options, [{ name, columns, format }], { x: hiddenSize });
     }
     const folded = foldProjection(projection, crossLayer && options.deltaSpace !== 'x', options.rotation);
-    // A cross-layer block above the base is read from the accumulator, which is f32.
-    const fromCodes = !crossLayer || (layer < base && options.deltaSpace !== 'stream');
+    // A cross-layer block from the base on is read from the accumulator, which is f32.
+    const fromCodes = !crossLayer || (!this.accumulates && options.deltaSpace !== 'stream');
     this.#keyProduct = new SmallProduct(memory, direct, folded.wK, {
       tokens,
       rows: !fromCodes,
@@ -272,11 +205,6 @@ export class LayerPlan {
     const [keys, values] = this.layout.sealed;
     if (!this.direct || keys.format !== 'f16' || values.format !== 'f16') return undefined;
     return { keys: keys.data, values: values.data };
-  }
-
-  /** Whether blocks have an accumulator. */
-  get accumulates(): boolean {
-    return this.kind === 'crossLayer' && this.layer >= this.options.baseLayers - 1;
   }
 
   /** Bytes of folded weights. */
@@ -681,7 +609,7 @@ export class LayerPlan {
     const direct = kept && !accumulator?.int8 ? (accumulator as AccumulatorBlock).pointer : 0;
     const target = direct || scratch.rows;
     if (kept && !advance) return this.#recordBelow(recorder, context, scratch.rows);
-    if (this.#isBase) {
+    if (this.#startsSum) {
       this.#recordIncrement(recorder, block, target, scratch, false);
     } else {
       this.#recordBelow(recorder, context, target);
@@ -706,7 +634,7 @@ export class LayerPlan {
     const pointer =
       kept && !accumulator?.int8 ? (accumulator as AccumulatorBlock).pointer : scratch.otherRows;
 
-    const sum = this.#isBase ? 0 : this.#recordBelow(recorder, context, pointer);
+    const sum = this.#startsSum ? 0 : this.#recordBelow(recorder, context, pointer);
     if (this.#downDelta) {
       if (sum) recorder.call('subtractInto', rows, sum, count);
       this.#downDelta.recordRows(recorder, rows, tokens, scratch.values, scratch);

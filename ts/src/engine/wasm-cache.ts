@@ -7,8 +7,9 @@
  * @module
  */
 
+import { ACCUMULATOR_INT8 } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
-import { zeroBytes } from '../cache/stored-matrix.js';
+import { addBytes, billAsBase, zeroBytes } from '../cache/stored-matrix.js';
 import type {
   CacheBytes,
   KeysAndValues,
@@ -17,7 +18,6 @@ import type {
   LayerState,
   ModelCache,
 } from '../cache/types.js';
-import { billAsBase } from '../cache/xquant-gqa.js';
 import { CacheStateError, DisposedError, ShapeError } from '../errors.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
 import { BlockStore, placeTensors, type TensorPlace } from './block-store.js';
@@ -153,7 +153,7 @@ export class WasmCache implements ModelCache {
     const { residualWindow, accumulator } = plan.options;
     const columns = plan.layers.at(-1)?.layout.window[0].columns ?? 0;
     if (accumulator === 'int8') {
-      const format = { bits: 8, groupSize: 128, grouping: 'perToken', range: 'minmax' } as const;
+      const format = ACCUMULATOR_INT8;
       const { places, bytes } = placeTensors([{ name: 'accumulator', columns, format }], residualWindow);
       this.#int8 = places[0];
       this.#accumulatorBytes = bytes;
@@ -185,10 +185,7 @@ export class WasmCache implements ModelCache {
 
   bytes(): CacheBytes {
     const total = zeroBytes();
-    for (const layer of this.layers) {
-      const bytes = layer.bytes();
-      for (const kind of Object.keys(total) as (keyof CacheBytes)[]) total[kind] += bytes[kind];
-    }
+    for (const layer of this.layers) addBytes(total, layer.bytes());
     const entries = this.#resources.accumulators.filter((entry) => entry !== undefined).length;
     const int8 = this.#int8;
     const each = int8 ? int8.dataBytes + 4 * int8.groups : this.#accumulatorBytes;
@@ -412,8 +409,7 @@ export class WasmLayerCache implements LayerCache {
 
   bytes(): CacheBytes {
     const bytes = this.store.bytes();
-    const { variant, baseLayers } = this.options;
-    return variant === 'xquant-cl' && this.plan.layer < baseLayers ? billAsBase(bytes) : bytes;
+    return this.plan.isBase ? billAsBase(bytes) : bytes;
   }
 
   state(): LayerState {

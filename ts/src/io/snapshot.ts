@@ -12,20 +12,25 @@
  * @module
  */
 
+import { KvquantCache } from '../cache/kvquant.js';
 import {
   cacheLayout,
+  exactFormat,
   type LayerLayout,
-  type NonUniformLayout,
+  layoutSizes,
+  sinkName,
+  sinksOf,
   type TensorLayout,
-} from '../analysis/memory.js';
-import { KvquantCache } from '../cache/kvquant.js';
+  type WindowTensor,
+} from '../cache/layout.js';
 import { type CacheOptions, type CacheRequest, OPTION_KEYS, optionRow } from '../cache/options.js';
 import { wantedInstead } from '../cache/presets.js';
+import type { StorageFormat } from '../cache/stored-matrix.js';
 import type { LayerState, ModelCache, SealedBlock, StoredMatrix } from '../cache/types.js';
 import { ConfigError, FormatError, XQuantError } from '../errors.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { groupedSizes } from '../quant/grouped.js';
-import type { NuqMatrix } from '../quant/nuq.js';
+import type { NuqFormat, NuqMatrix } from '../quant/nuq.js';
 import { packedBytes } from '../quant/pack.js';
 import type { ChatMessage } from '../text/chat-template.js';
 import { crc32 } from './crc32.js';
@@ -201,13 +206,16 @@ export function restoreSnapshot(bytes: Uint8Array, path: string, owner: Snapshot
   }
   const ids = readTokens(sections[1], metadata, config.vocabSize, path);
   const cache = emptyCache(metadata.options, model, path);
-  if (metadata.calibration !== calibrationCrc(cache)) {
+  const crc = calibrationCrc(cache);
+  // With the identity quantizer kvquant needs no calibration, though older files name one.
+  const needsNone = cache.options.variant === 'kvquant' && crc === undefined;
+  if (!needsNone && metadata.calibration !== crc) {
     throw new FormatError(path, 'calibration', 'the snapshot was made with another calibration of KVQuant');
   }
-  const layouts = cacheLayout(cache.options, config);
+  const layouts = cacheLayout(cache.options, layoutSizes(config));
   const states = layouts.map((layout, index) => {
     const reader = new PartReader(sections[index + 2], path);
-    return readLayer(reader, layout, cache, index, metadata.length);
+    return readLayer(reader, layout, cache.options, metadata.length);
   });
   for (const [index, state] of states.entries()) cache.layers[index].restore(state);
   const { length, generated, messages } = metadata;
@@ -233,11 +241,11 @@ function nuqParts(rows: NuqMatrix): Part[] {
   return [...parts, outlierStarts, Uint32Array.of(outlierValues.length), outlierChannels, outlierValues];
 }
 
-/** CRC-32 of all ranges and levels that a `kvquant` cache is read with. */
+/** CRC-32 of all ranges and levels that a `kvquant` cache is read with; none if it reads without. */
 function calibrationCrc(cache: ModelCache): number | undefined {
-  if (cache.options.variant !== 'kvquant') return undefined;
-  const numbers = cache.layers.flatMap((layer) => {
-    if (!(layer instanceof KvquantCache)) throw new TypeError('a kvquant cache of another implementation');
+  const layers = cache.layers.filter((layer) => layer instanceof KvquantCache);
+  if (layers.length === 0) return undefined;
+  const numbers = layers.flatMap((layer) => {
     const { keyRanges, keys, values } = layer.calibration;
     const qNorms = [keys.qNorm, values.qNorm].flatMap(({ scale, shift }) => [scale, shift]);
     return [...keyRanges.lower, ...keyRanges.upper, ...keys.levels, ...values.levels, ...qNorms];
@@ -280,52 +288,44 @@ function readTokens(
 
 function readLayer(
   reader: PartReader,
-  layout: LayerLayout,
-  cache: ModelCache,
-  index: number,
+  { sealed, window }: LayerLayout,
+  options: CacheOptions,
   length: number,
 ): LayerState {
-  const { residualWindow } = cache.options;
+  const { residualWindow } = options;
+  const format = exactFormat(options);
+  const exact = ({ name, columns }: WindowTensor, rows: number, label: string, place: string): NamedTensor =>
+    readTensor(reader, { name: label, columns, format }, rows, `${place}, ${name}`);
   const blockCount = Math.floor(length / residualWindow);
   const windowTokens = length - blockCount * residualWindow;
   const blocks: SealedBlock[] = [];
   for (let block = 0; block < blockCount; block++) {
-    const tensors = layout.nonUniform
-      ? readNonUniform(
-          reader,
-          layout.nonUniform,
-          residualWindow,
-          block === 0 ? cache.options.sinks : 0,
-          block,
-        )
-      : layout.sealed.map((tensor) => readTensor(reader, tensor, residualWindow, block));
+    const place = `block ${block}`;
+    const sinks = sinksOf(options, block);
+    const tensors = [
+      ...(sinks > 0 ? window.map((tensor) => exact(tensor, sinks, sinkName(tensor.name), place)) : []),
+      ...sealed.map((tensor) =>
+        readTensor(reader, tensor, residualWindow - sinks, `${place}, ${tensor.name}`),
+      ),
+    ];
     blocks.push(Object.fromEntries(tensors));
   }
-  // An empty cache knows the names and widths of its window.
-  const empty = cache.layers[index].state().window;
-  const window = Object.fromEntries(
-    Object.entries(empty).map(([name, tensor]) => {
-      const place = `window, ${name}`;
-      return 'float16' in tensor
-        ? [name, reader.float16Matrix(windowTokens, tensor.columns, place)]
-        : [name, reader.float32Matrix(windowTokens, tensor.columns, place)];
-    }),
-  ) as LayerState['window'];
+  const rest = window.map((tensor) => exact(tensor, windowTokens, tensor.name, 'window'));
   reader.end();
-  return { length, blocks, window };
+  return { length, blocks, window: Object.fromEntries(rest) as LayerState['window'] };
 }
 
 type NamedTensor = readonly [string, StoredMatrix];
 
 function readTensor(
   reader: PartReader,
-  { name, columns, format }: TensorLayout,
+  { name, columns, format }: TensorLayout<StorageFormat | NuqFormat>,
   rows: number,
-  block: number,
+  place: string,
 ): NamedTensor {
-  const place = `block ${block}, ${name}`;
   if (format === 'f16') return [name, reader.float16Matrix(rows, columns, place)];
   if (format === 'f32') return [name, reader.float32Matrix(rows, columns, place)];
+  if ('rowRanges' in format) return [name, readNuq(reader, columns, format, rows, place)];
   const { bits, groupSize, grouping } = format;
   const sizes = groupedSizes(rows, columns, format);
   const packed = reader.bytes(sizes.packedBytes);
@@ -334,37 +334,13 @@ function readTensor(
   return [name, { rows, columns, bits, groupSize, grouping, packed, scales, mins }];
 }
 
-/** The tensors of a block of `kvquant`: the first `sink` of its tokens in f16, then the others. */
-function readNonUniform(
-  reader: PartReader,
-  layouts: readonly NonUniformLayout[],
-  tokens: number,
-  sink: number,
-  block: number,
-): NamedTensor[] {
-  const exact =
-    sink === 0
-      ? []
-      : layouts.map(({ name, columns }): NamedTensor => {
-          const tensor = `sink${name[0].toUpperCase()}${name.slice(1)}`;
-          return [tensor, reader.float16Matrix(sink, columns, `block ${block}, ${tensor}`)];
-        });
-  const coded = layouts.map(
-    (layout): NamedTensor => [
-      layout.name,
-      readNuq(reader, layout, tokens - sink, `block ${block}, ${layout.name}`),
-    ],
-  );
-  return [...exact, ...coded];
-}
-
 function readNuq(
   reader: PartReader,
-  { columns, format }: NonUniformLayout,
+  columns: number,
+  { bits, outlierFraction, rowRanges }: NuqFormat,
   rows: number,
   place: string,
 ): NuqMatrix {
-  const { bits, outlierFraction, rowRanges } = format;
   const ranges = rowRanges ? rows : 0;
   const isSparse = outlierFraction > 0;
   const rowCodes = reader.bytes(rows * packedBytes(columns, bits));

@@ -11,6 +11,7 @@
  */
 
 import { factorKey } from '../cache/factors.js';
+import { cacheLayout, layoutSizes } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import type { FactoredMatrix, FactorSource, LatentFactors } from '../cache/types.js';
@@ -50,18 +51,11 @@ export interface FactorOwner {
  * The factors that a cache asks for, in order of layers; none for a cache that stores X.
  *
  * @param options resolved for the model
- * @param layers of the model
  */
-export function factorsOfCache(options: CacheOptions, layers: number): FactorName[] {
-  const { variant, form, baseLayers, baseStore, deltaSpace } = options;
-  if (form !== 'latent' || (variant !== 'xquant' && variant !== 'xquant-cl')) return [];
-  const apart: readonly FactoredMatrix[] = ['key', 'value'];
-  const together: readonly FactoredMatrix[] = [deltaSpace === 'x' ? 'keyValue' : 'keyValueWithGain'];
-  return Array.from({ length: layers }, (_, layer) => {
-    const base = baseLayers - 1;
-    if (variant === 'xquant' || layer < base) return apart;
-    return layer === base && baseStore === 'x' ? [] : together;
-  }).flatMap((names, layer) => names.map((name) => ({ layer, matrix: name })));
+export function factorsOfCache(options: CacheOptions, config: ModelConfig): FactorName[] {
+  return cacheLayout(options, layoutSizes(config)).flatMap(({ factors }, layer) =>
+    factors.map((name) => ({ layer, matrix: name })),
+  );
 }
 
 /** All factors that some cache of a model can ask for, in order of layers. */
@@ -70,10 +64,9 @@ export function factorsOfModel(config: ModelConfig): FactorName[] {
   for (const deltaSpace of ['x', 'normalized']) {
     caches.push(`xquant-cl?form=latent&baseLayers=1&baseStore=latent&deltaSpace=${deltaSpace}`);
   }
-  const layers = config.numHiddenLayers;
   const names = caches.flatMap((cache) => {
     try {
-      return factorsOfCache(resolveCacheOptions(cache, config), layers);
+      return factorsOfCache(resolveCacheOptions(cache, config), config);
     } catch (error) {
       // A model with wide keys and values has no latent deltas.
       if (error instanceof ConfigError) return [];

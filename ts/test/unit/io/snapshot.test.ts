@@ -333,6 +333,23 @@ describe('refused by name', async () => {
   });
 });
 
+/** Files of version 1 from before there were sinks and calibrated caches, and the logits of three tokens more. */
+const EARLIER: { file: string; model: 'mha' | 'gqa'; cache: string; logits: number[] }[] = JSON.parse(
+  readFileSync(new URL('../../fixtures/snapshots/index.json', import.meta.url), 'utf8'),
+);
+
+describe('files of earlier versions', () => {
+  it.each(EARLIER)('go on as they did: $cache', async ({ file, model: name, logits }) => {
+    const bytes = readFileSync(new URL(`../../fixtures/snapshots/${file}`, import.meta.url));
+    const of = name === 'mha' ? model : gqa;
+    const { cache } = restoreSnapshot(bytes, file, { model: of, fingerprint: FINGERPRINT });
+    const { data } = await of.forward(randomTokens(3, 7), cache);
+    for (const [i, value] of logits.entries()) {
+      expect(data[data.length - logits.length + i]).toBeCloseTo(value, 4);
+    }
+  });
+});
+
 const DAMAGED = [
   'xquant-cl:2?window=16',
   'kivi:2?group=16&window=16',

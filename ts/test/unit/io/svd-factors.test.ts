@@ -57,7 +57,9 @@ describe('the factors that a cache needs', () => {
     'xquant-cl:2?form=x',
   ])('are those that it asks for: %s', async (spec) => {
     const cache = model.createCache(spec);
-    const listed = factorsOfCache(cache.options, 4).map(({ layer, matrix }) => `${layer} ${matrix}`);
+    const listed = factorsOfCache(cache.options, model.config).map(
+      ({ layer, matrix }) => `${layer} ${matrix}`,
+    );
     expect(listed.sort()).toEqual(await asked(spec));
     const all = names.map(({ layer, matrix }) => `${layer} ${matrix}`);
     expect(all).toEqual(expect.arrayContaining(listed));
