@@ -14,6 +14,7 @@ const FIRST = [
   'format.md',
   'cross-check.md',
   'run-a-model.md',
+  'serve.md',
   'cli.md',
   'troubleshooting.md',
 ];

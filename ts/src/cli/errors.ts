@@ -16,6 +16,8 @@ export const EXIT = {
   usage: 2,
   /** Ctrl-C: 128 + SIGINT. */
   interrupted: 130,
+  /** 128 + SIGTERM. */
+  terminated: 143,
 } as const;
 
 /** The command line itself is at fault. */

@@ -10,11 +10,16 @@ import { runCli } from './program.js';
 
 const controller = new AbortController();
 
-process.on('SIGINT', () => {
-  // The second Ctrl-C does not wait for anything to notice the first.
-  if (controller.signal.aborted) process.exit(EXIT.interrupted);
-  controller.abort(new Interruption(EXIT.interrupted));
-});
+for (const [name, code] of [
+  ['SIGINT', EXIT.interrupted],
+  ['SIGTERM', EXIT.terminated],
+] as const) {
+  process.on(name, () => {
+    // The second one does not wait for anything to notice the first.
+    if (controller.signal.aborted) process.exit(code);
+    controller.abort(new Interruption(code));
+  });
+}
 
 for (const stream of [process.stdout, process.stderr]) {
   stream.on('error', (error: NodeJS.ErrnoException) => {

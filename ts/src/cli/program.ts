@@ -13,6 +13,7 @@ import { addInfoCommand } from './info.js';
 import { addMemoryCommand } from './memory.js';
 import { addPerplexityCommand } from './perplexity.js';
 import { addReproduceCommand } from './reproduce.js';
+import { addServeCommand } from './serve.js';
 import { addSvdCommand } from './svd.js';
 import type { Terminal } from './terminal.js';
 import { addVectorsCommand } from './vectors.js';
@@ -39,6 +40,7 @@ export function createProgram(terminal: Terminal): Command {
     });
   addGenerateCommand(program, terminal);
   addChatCommand(program, terminal);
+  addServeCommand(program, terminal);
   addPerplexityCommand(program, terminal);
   addReproduceCommand(program, terminal);
   addMemoryCommand(program, terminal);

@@ -83,6 +83,39 @@ export interface Section {
  * @throws {FormatError} if it is no snapshot, of another version, cut or damaged; names the place
  */
 export function readSections(bytes: Uint8Array, path: string): Section[] {
+  const { size, count } = readHeader(bytes, path);
+  if (size !== bytes.length) {
+    throw new FormatError(path, 'size', `the file has ${bytes.length} bytes and should have ${size}`);
+  }
+  const sections: Section[] = [];
+  let at = HEADER_BYTES;
+  while (at < bytes.length) {
+    const { section, end } = readSection(bytes, at, sections.length, path);
+    sections.push(section);
+    at = end;
+  }
+  if (sections.length !== count || count < 2) {
+    throw new FormatError(path, 'sections', `${count} announced, ${sections.length} found`);
+  }
+  return sections;
+}
+
+/**
+ * META and TOKS from the beginning of a file; their CRCs are checked.
+ *
+ * @param bytes may end after them
+ * @param path for messages
+ * @throws {FormatError} if it is no snapshot, of another version, cut or damaged; names the place
+ */
+export function readFirstSections(bytes: Uint8Array, path: string): [Section, Section] {
+  const { count } = readHeader(bytes, path);
+  if (count < 2) throw new FormatError(path, 'sections', `${count} announced, at least 2 expected`);
+  const meta = readSection(bytes, HEADER_BYTES, 0, path);
+  const tokens = readSection(bytes, meta.end, 1, path);
+  return [meta.section, tokens.section];
+}
+
+function readHeader(bytes: Uint8Array, path: string): { size: number; count: number } {
   if (bytes.length < HEADER_BYTES) {
     throw new FormatError(path, 'header', `is cut: ${bytes.length} bytes of ${HEADER_BYTES}`);
   }
@@ -97,39 +130,38 @@ export function readSections(bytes: Uint8Array, path: string): Section[] {
   if (view.getUint32(28, true) !== crc32(bytes.subarray(0, 28))) {
     throw new FormatError(path, 'header', 'is damaged: its CRC-32 is wrong');
   }
-  const size = Number(view.getBigUint64(16, true));
-  if (size !== bytes.length) {
-    throw new FormatError(path, 'size', `the file has ${bytes.length} bytes and should have ${size}`);
-  }
+  return { size: Number(view.getBigUint64(16, true)), count: view.getUint32(12, true) };
+}
 
-  const count = view.getUint32(12, true);
-  const sections: Section[] = [];
-  let at = HEADER_BYTES;
-  while (at < bytes.length) {
-    const index = sections.length;
-    const [tag, number] = index < 2 ? [['META', 'TOKS'][index], 0] : ['LAYR', index - 2];
-    const name = `section "${tag} ${number}"`;
-    const left = bytes.length - at - SECTION_HEADER_BYTES - CRC_BYTES;
-    if (left < 0) throw new FormatError(path, name, 'is cut');
-    const length = Number(view.getBigUint64(at + 8, true));
-    if (length > left) {
-      throw new FormatError(path, name, `claims ${length} bytes, of which ${left} are there`);
-    }
-    const end = at + SECTION_HEADER_BYTES + length;
-    if (view.getUint32(end, true) !== crc32(bytes.subarray(at, end))) {
-      throw new FormatError(path, name, 'is damaged: its CRC-32 is wrong');
-    }
-    const found = String.fromCharCode(...bytes.subarray(at, at + 4));
-    if (found !== tag || view.getUint32(at + 4, true) !== number) {
-      throw new FormatError(path, name, `expected, found "${found} ${view.getUint32(at + 4, true)}"`);
-    }
-    sections.push({ name, body: bytes.subarray(at + SECTION_HEADER_BYTES, end) });
-    at = end + CRC_BYTES;
+/**
+ * @param at where the section begins
+ * @param position in the file, from 0
+ * @returns with the place after it
+ */
+function readSection(
+  bytes: Uint8Array,
+  at: number,
+  position: number,
+  path: string,
+): { section: Section; end: number } {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const [tag, number] = position < 2 ? [['META', 'TOKS'][position], 0] : ['LAYR', position - 2];
+  const name = `section "${tag} ${number}"`;
+  const left = bytes.length - at - SECTION_HEADER_BYTES - CRC_BYTES;
+  if (left < 0) throw new FormatError(path, name, 'is cut');
+  const length = Number(view.getBigUint64(at + 8, true));
+  if (length > left) {
+    throw new FormatError(path, name, `claims ${length} bytes, of which ${left} are there`);
   }
-  if (sections.length !== count || count < 2) {
-    throw new FormatError(path, 'sections', `${count} announced, ${sections.length} found`);
+  const end = at + SECTION_HEADER_BYTES + length;
+  if (view.getUint32(end, true) !== crc32(bytes.subarray(at, end))) {
+    throw new FormatError(path, name, 'is damaged: its CRC-32 is wrong');
   }
-  return sections;
+  const found = String.fromCharCode(...bytes.subarray(at, at + 4));
+  if (found !== tag || view.getUint32(at + 4, true) !== number) {
+    throw new FormatError(path, name, `expected, found "${found} ${view.getUint32(at + 4, true)}"`);
+  }
+  return { section: { name, body: bytes.subarray(at + SECTION_HEADER_BYTES, end) }, end: end + CRC_BYTES };
 }
 
 /**

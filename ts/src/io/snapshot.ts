@@ -37,6 +37,7 @@ import { crc32 } from './crc32.js';
 import {
   type Part,
   PartReader,
+  readFirstSections,
   readSections,
   type Section,
   SectionWriter,
@@ -161,6 +162,32 @@ export function readSnapshotInfo(bytes: Uint8Array, path: string): SnapshotInfo 
     ...info
   } = parseMetadata(readSections(bytes, path)[0], path);
   return info;
+}
+
+/**
+ * Reads what a snapshot says about itself and its ids, from the beginning of the file. What follows them is not looked
+ * at, so it may still be damaged.
+ *
+ * @param bytes the beginning of a file, with at least its first two sections
+ * @param path for messages
+ * @returns with all ids, those that have not been run included
+ * @throws {FormatError} if it is no snapshot, of another version, cut or damaged; names the place
+ */
+export function readSnapshotHead(
+  bytes: Uint8Array,
+  path: string,
+): SnapshotInfo & { readonly tokens: readonly number[] } {
+  const sections = readFirstSections(bytes, path);
+  const {
+    layers: _layers,
+    calibration: _calibration,
+    messages: _messages,
+    ...info
+  } = parseMetadata(sections[0], path);
+  const reader = new PartReader(sections[1], path);
+  const tokens = Array.from(reader.uint32(info.length + info.pending));
+  reader.end();
+  return { ...info, tokens };
 }
 
 /**

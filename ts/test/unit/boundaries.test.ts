@@ -27,10 +27,11 @@ describe('imports', () => {
     const folder = posix.dirname(file).split('/')[0];
     for (const name of importsOf(file)) {
       if (name.startsWith('node:')) {
-        const allowed = folder === 'cli' || /(^|\/)node-[\w-]+\.ts$|-node\.ts$/.test(file);
+        const allowed =
+          folder === 'cli' || folder === 'serve' || /(^|\/)node-[\w-]+\.ts$|-node\.ts$/.test(file);
         expect(
           allowed,
-          `${file} imports ${name}, which only cli/, io/node-*.ts and engine/*-node.ts may`,
+          `${file} imports ${name}, which only cli/, serve/, io/node-*.ts and engine/*-node.ts may`,
         ).toBe(true);
       }
       const level = LEVELS.indexOf(folder);
@@ -42,6 +43,15 @@ describe('imports', () => {
       const target = posix.normalize(posix.join(posix.dirname(file), name)).split('/')[0];
       if (['errors.js', 'nearest-name.js', 'printable.js'].includes(target)) continue;
       expect(LEVELS.slice(0, level + 1), `${file} imports ${name}`).toContain(target);
+    }
+  });
+
+  it('of the HTTP library and of serve/ are left to serve/ and to its command', () => {
+    for (const file of files.filter((name) => !name.startsWith('serve/') && name !== 'cli/serve.ts')) {
+      expect(
+        importsOf(file).filter((name) => /^(hono|@hono)\b|\/serve\//.test(name)),
+        file,
+      ).toEqual([]);
     }
   });
 
