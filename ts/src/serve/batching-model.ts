@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { CacheRequest } from '../cache/presets.js';
+import type { CacheRequest } from '../cache/options.js';
 import type { ModelCache } from '../cache/types.js';
 import type { BatchOptions, ForwardOptions, LanguageModel } from '../model/language-model.js';
 import { type Matrix, matrix, row } from '../numerics/matrix.js';

@@ -9,7 +9,7 @@
 import { createHash } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, readFile, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { CacheOptions } from '../cache/types.js';
+import type { CacheOptions } from '../cache/options.js';
 import { FormatError, LoadError } from '../errors.js';
 import { reasonOf } from '../io/node-file.js';
 import { writeFileAtomically } from '../io/node-write.js';

@@ -12,7 +12,7 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import type { CacheRequest } from '../cache/presets.js';
+import type { CacheRequest } from '../cache/options.js';
 import type { ModelCache } from '../cache/types.js';
 import { FormatError, XQuantError } from '../errors.js';
 import { CachedSequence } from '../generate.js';

@@ -7,7 +7,7 @@
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { createAdaptorServer } from '@hono/node-server';
-import type { CacheRequest } from '../cache/presets.js';
+import type { CacheRequest } from '../cache/options.js';
 import { LoadError } from '../errors.js';
 import { reasonOf } from '../io/node-file.js';
 import type { LanguageModel } from '../model/language-model.js';
