@@ -573,6 +573,10 @@ function attendRows(
   visible1: i32,
   visible2: i32,
   visible3: i32,
+  hidden0: i32,
+  hidden1: i32,
+  hidden2: i32,
+  hidden3: i32,
   maxima: usize,
   sums: usize,
   acc: usize,
@@ -598,6 +602,10 @@ function attendRows(
     scale,
     scratch,
   );
+  hideTokens(scratch, hidden0);
+  if (R > 1) hideTokens(scratch + lineBytes, hidden1);
+  if (R > 2) hideTokens(scratch + 2 * lineBytes, hidden2);
+  if (R > 3) hideTokens(scratch + 3 * lineBytes, hidden3);
   const weight: f32 = f16 ? HALF_WEIGHT : 1;
   const f0 = softmaxStep(scratch, visible0, padded, maxima + (i0 << 2), sums + (i0 << 2), weight);
   let f1: f32 = 1;
@@ -632,6 +640,21 @@ function attendRows(
   if (a0 < stop) averageRows(R, 1, f16, scratch, lineBytes, visible, values, valueStride, a0, a1, a2, a3, f0, f1, f2, f3);
 }
 
+/** Tokens behind a sliding window get no weight. */
+// @ts-ignore: decorator
+@inline
+function hideTokens(scores: usize, hidden: i32): void {
+  for (let t = 0; t < hidden; t++) store<f32>(scores + ((t as usize) << 2), -Infinity);
+}
+
+/** Tokens that a row sees: those up to its own position, none if all of them are hidden. */
+// @ts-ignore: decorator
+@inline
+function visibleTokens(tokens: i32, upTo: i32, hidden: i32): i32 {
+  const visible = min(tokens, upTo);
+  return hidden < visible ? visible : 0;
+}
+
 /** One block of one kv head into the running softmax of many queries. */
 // @ts-ignore: decorator
 @inline
@@ -649,6 +672,7 @@ function attendHead(
   width: i32,
   scale: f32,
   ahead: i32,
+  window: i32,
   maxima: usize,
   sums: usize,
   acc: usize,
@@ -671,18 +695,22 @@ function attendHead(
     const i1 = (q1 * heads + base + r + 1 - q1 * grouped) as usize;
     const i2 = (q2 * heads + base + r + 2 - q2 * grouped) as usize;
     const i3 = (q3 * heads + base + r + 3 - q3 * grouped) as usize;
-    const v0 = min(tokens, ahead + q0);
-    const v1 = min(tokens, ahead + q1);
-    const v2 = min(tokens, ahead + q2);
-    const v3 = min(tokens, ahead + q3);
+    const h0 = window ? ahead + q0 - window : 0;
+    const h1 = window ? ahead + q1 - window : 0;
+    const h2 = window ? ahead + q2 - window : 0;
+    const h3 = window ? ahead + q3 - window : 0;
+    const v0 = visibleTokens(tokens, ahead + q0, h0);
+    const v1 = visibleTokens(tokens, ahead + q1, h1);
+    const v2 = visibleTokens(tokens, ahead + q2, h2);
+    const v3 = visibleTokens(tokens, ahead + q3, h3);
     if (n == 4) {
-      attendRows(4, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i2, i3, v0, v1, v2, v3, maxima, sums, acc, scratch);
+      attendRows(4, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i2, i3, v0, v1, v2, v3, h0, h1, h2, h3, maxima, sums, acc, scratch);
     } else if (n == 3) {
-      attendRows(3, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i2, i0, v0, v1, v2, v0, maxima, sums, acc, scratch);
+      attendRows(3, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i2, i0, v0, v1, v2, v0, h0, h1, h2, h0, maxima, sums, acc, scratch);
     } else if (n == 2) {
-      attendRows(2, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i0, i0, v0, v1, v0, v0, maxima, sums, acc, scratch);
+      attendRows(2, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i1, i0, i0, v0, v1, v0, v0, h0, h1, h0, h0, maxima, sums, acc, scratch);
     } else {
-      attendRows(1, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i0, i0, i0, v0, v0, v0, v0, maxima, sums, acc, scratch);
+      attendRows(1, f16, q, headDim, keysT, lineBytes, values, strideBytes, width, scale, i0, i0, i0, i0, v0, v0, v0, v0, h0, h0, h0, h0, maxima, sums, acc, scratch);
     }
   }
 }
@@ -710,6 +738,7 @@ export function attendBlock(
   headEnd: i32,
   queryStart: i32,
   queryEnd: i32,
+  window: i32,
   scratch: usize,
 ): void {
   const lineBytes = (((tokens + 7) & ~7) as usize) << 2;
@@ -719,7 +748,7 @@ export function attendBlock(
   for (let g = headStart; g < headEnd; g++) {
     const keys = keysT + (g as usize) * (headDim as usize) * lineBytes;
     const source = values + ((g as usize) * (valueHeadStride as usize) << 2);
-    attendHead(false, q, heads, grouped, headDim, keys, lineBytes, tokens, source, strideBytes, width, scale, ahead, maxima, sums, acc, g, queryStart, queryEnd, scratch);
+    attendHead(false, q, heads, grouped, headDim, keys, lineBytes, tokens, source, strideBytes, width, scale, ahead, window, maxima, sums, acc, g, queryStart, queryEnd, scratch);
   }
 }
 
@@ -745,6 +774,7 @@ export function attendHalfBlock(
   maxima: usize,
   sums: usize,
   acc: usize,
+  window: i32,
   scratch: usize,
 ): void {
   const padded = (tokens + 7) & ~7;
@@ -760,7 +790,7 @@ export function attendHalfBlock(
   store<i32>(scratch, touchLines(keys, bytes) | touchLines(values, bytes));
   for (let g = 0; g < kvHeads; g++) {
     finishHalfKeys(keys, rowBytes, tokens, headDim, cos, sin, layout, line, keysT, lineBytes);
-    attendHead(true, q, heads, grouped, headDim, keysT, lineBytes, tokens, values, rowBytes, headDim, scale, ahead, maxima, sums, acc, g, 0, queries, scratch);
+    attendHead(true, q, heads, grouped, headDim, keysT, lineBytes, tokens, values, rowBytes, headDim, scale, ahead, window, maxima, sums, acc, g, 0, queries, scratch);
     keys += headBytes;
     values += headBytes;
   }

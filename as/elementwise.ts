@@ -133,6 +133,37 @@ export function siluGate(gates: usize, up: usize, out: usize, count: i32): void 
   }
 }
 
+/**
+ * GELU in its tanh form: (1 + tanh z) / 2 is the logistic function of 2z, so it is the gate above with another slope.
+ *
+ *     z = sqrt(2 / pi) (g + 0.044715 g^3)
+ */
+// @ts-ignore: decorator
+@inline
+function geluTanh(g: v128, u: v128): v128 {
+  const cubic = f32x4.mul(f32x4.mul(g, g), f32x4.splat(0.044715));
+  const slope = f32x4.mul(f32x4.add(cubic, f32x4.splat(1)), f32x4.splat(1.5957691216057308));
+  const e = exponential(f32x4.neg(f32x4.abs(f32x4.mul(g, slope))));
+  const one = f32x4.splat(1);
+  const numerator = v128.bitselect(e, one, f32x4.lt(g, f32x4.splat(0)));
+  return f32x4.mul(f32x4.mul(g, f32x4.div(numerator, f32x4.add(one, e))), u);
+}
+
+/** out = geluTanh(gate) * up. */
+export function geluGate(gates: usize, up: usize, out: usize, count: i32): void {
+  let i: usize = 0;
+  const bytes = (count as usize) << 2;
+  for (; i + 16 <= bytes; i += 16) v128.store(out + i, geluTanh(v128.load(gates + i), v128.load(up + i)));
+  for (; i < bytes; i += 4) {
+    store<f32>(out + i, f32x4.extract_lane(geluTanh(v128.load32_splat(gates + i), v128.load32_splat(up + i)), 0));
+  }
+}
+
+/** x *= factor. */
+export function scaleBy(x: usize, factor: f32, count: i32): void {
+  for (const end = x + ((count as usize) << 2); x < end; x += 4) store<f32>(x, load<f32>(x) * factor);
+}
+
 /** a += b. */
 export function addInto(a: usize, b: usize, count: i32): void {
   let i: usize = 0;

@@ -3,7 +3,7 @@
 export { attendBegin, attendBlock, attendFinish, attendHalfBlock, attendMerge, finishKeys } from './attend';
 export { plainTileInt16, plainTileInt8 } from './bench';
 export { crossLayerAdvanceInt8, crossLayerEncode } from './cross-layer';
-export { addBias, addInto, argmax, findNonFinite, rmsNorm, rope, siluGate, softmaxRows } from './elementwise';
+export { addBias, addInto, argmax, findNonFinite, geluGate, rmsNorm, rope, scaleBy, siluGate, softmaxRows } from './elementwise';
 export * from './float16';
 export { hadamardRows } from './hadamard';
 export * from './matmul-blocks';

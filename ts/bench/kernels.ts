@@ -267,6 +267,7 @@ for (const [label, count, heads, kvHeads] of [
       kvHeads,
       0,
       count,
+      0,
       attendScratch,
     );
   });
@@ -295,6 +296,7 @@ for (const [label, count, heads, kvHeads] of [
       kvHeads,
       0,
       count,
+      0,
       attendScratch,
     );
   });

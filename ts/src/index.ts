@@ -128,6 +128,8 @@ export {
   type StopReason,
   type StreamingDecoder,
 } from './generate.js';
+// The model.
+export { ARCHITECTURES } from './io/families/index.js';
 // Files and text.
 export {
   EMBEDDED_MODELS,
@@ -160,9 +162,7 @@ export {
 } from './io/svd-factors.js';
 // Running a model.
 export { type LoadedModel, type LoadModelOptions, loadModel } from './load.js';
-
-// The model.
-export { ARCHITECTURES, type Architecture, type ModelConfig, type RopeLayout } from './model/config.js';
+export type { LayerConfig, ModelConfig, RopeConfig, RopeLayout } from './model/config.js';
 export type {
   AttentionMode,
   BatchOptions,

@@ -6,7 +6,8 @@
  */
 
 import { ConfigError, ShapeError } from '../errors.js';
-import { ropeDivisorsOf } from '../io/rope-scaling.js';
+import { JsonReader } from '../io/json-reader.js';
+import { ropeScaling } from '../io/rope-scaling.js';
 import { applyRope, ropeFrequencies } from '../model/rope.js';
 import { decodeFloat16, fromFloat16Bits } from '../numerics/float16.js';
 import { hadamardBlock, rotateRows } from '../numerics/hadamard.js';
@@ -211,9 +212,20 @@ export function ropeOptions(inputs: CaseInputs): {
   const { frequencyDivisors: divisors, rope_scaling: scaling } = inputs.case.options;
   const ropeFrequencyDivisors = Array.isArray(divisors)
     ? Float32Array.from(divisors)
-    : ropeDivisorsOf(scaling, headDim, ropeTheta, inputs.case.name);
+    : storedScaling(scaling, headDim, ropeTheta, inputs.case.name);
   const frequencies = ropeFrequencies({ headDim, ropeTheta, ropeFrequencyDivisors });
   return { layout, headDim, ropeTheta, ropeFrequencyDivisors, frequencies };
+}
+
+/** Divisors of a `rope_scaling` as config.json has it. */
+function storedScaling(
+  scaling: unknown,
+  headDim: number,
+  ropeTheta: number,
+  path: string,
+): Float32Array | undefined {
+  const entry = new JsonReader({ rope_scaling: scaling }, path).object('rope_scaling');
+  return ropeScaling(entry, { rotaryDim: headDim, ropeTheta }).ropeFrequencyDivisors;
 }
 
 const rope: Operation = {

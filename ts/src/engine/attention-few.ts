@@ -12,6 +12,7 @@
 
 import type { BlockRun } from './block-runs.js';
 import {
+  isBehindWindow,
   type Queries,
   recordAttendBegin,
   recordAttendBlock,
@@ -46,7 +47,7 @@ export function recordAttendFew(
     team.task(); // one for all: they bring the same running softmaxes up to date
     for (const rows of open) {
       if (rows.sequence !== sequence) continue;
-      recordAttendOpen(context, rows, [0, sequence.count], [0, model.config.numKeyValueHeads]);
+      recordAttendOpen(context, step, rows, [0, sequence.count], [0, model.config.numKeyValueHeads]);
     }
   }
   for (const part of parts) recordPart(context, step, part);
@@ -81,8 +82,9 @@ function divide(context: PassContext, { plan }: LayerStep, runs: readonly BlockR
 }
 
 /** Records the attention of a part's rows to its blocks. */
-function recordPart(context: PassContext, { index, plan }: LayerStep, part: Part): void {
+function recordPart(context: PassContext, step: LayerStep, part: Part): void {
   const { team, model } = context;
+  const { index, plan, attention } = step;
   const { config } = model;
   const { softmax, rows, firstRow, position } = part;
   const { scratch } = part.cache.plan;
@@ -95,12 +97,13 @@ function recordPart(context: PassContext, { index, plan }: LayerStep, part: Part
     team.seam(); // what a block leaves is in the running softmaxes
     const blockPointer = part.layer.store.block(b);
     const firstKey = b * tokens;
-    const positions = positionsFrom(context, firstKey);
+    if (isBehindWindow(attention, part, { firstKey, tokens })) continue;
+    const positions = positionsFrom(context, step, firstKey);
     if (float16) {
       const keys = blockPointer + float16.keys;
       const values = blockPointer + float16.values;
       const block = { keys, values, tokens, firstKey, positions };
-      recordAttendFloat16(team, config, queries, block, scratch.attend);
+      recordAttendFloat16(team, config, attention, queries, block, scratch.attend);
       continue;
     }
     const block = part.cache.context(index, b, blockPointer, false);
@@ -108,7 +111,7 @@ function recordPart(context: PassContext, { index, plan }: LayerStep, part: Part
     const { values, stride } = plan.recordRead(team, block, positions, keysT, 0);
     const headStride = plan.direct ? config.headDim : 0;
     const read = { keysT, tokens, firstKey, values, stride, headStride };
-    recordAttendBlock(team, config, queries, read, scratch.attend);
+    recordAttendBlock(team, config, attention, queries, read, scratch.attend);
   }
 }
 

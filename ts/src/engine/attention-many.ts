@@ -6,7 +6,7 @@
  */
 
 import type { BlockRun } from './block-runs.js';
-import { recordAttendBlock, recordAttendFinish } from './calls.js';
+import { isBehindWindow, recordAttendBlock, recordAttendFinish } from './calls.js';
 import { type OpenRows, recordAttendOpen } from './exact-window.js';
 import type { Pointer } from './kernels.js';
 import { type LayerStep, type PassContext, positionsFrom, queriesOf, softmaxOf } from './pass-context.js';
@@ -45,7 +45,7 @@ export async function recordAttendMany(
   for (const sequence of sequences) {
     const own = open.filter((rows) => rows.sequence === sequence);
     forEachTask(context, sequence.count, (rows, heads) => {
-      for (const each of own) recordAttendOpen(context, each, rows, heads);
+      for (const each of own) recordAttendOpen(context, step, each, rows, heads);
     });
   }
   team.barrier();
@@ -87,24 +87,26 @@ function reserveSlots({ buffers }: PassContext, { plan }: LayerStep): Slot[] {
 /** Records rematerialization of a batch of blocks, and attention to it. */
 function recordBatch(context: PassContext, step: LayerStep, run: BlockRun, slots: readonly Slot[]): void {
   const { team, model } = context;
-  const { index, plan } = step;
+  const { index, plan, attention } = step;
   const { scratch } = run.cache.plan;
   const tokens = plan.options.residualWindow;
+  const behind = (b: number) => isBehindWindow(attention, run, { firstKey: b * tokens, tokens });
   for (let b = run.from; b < run.to; b++) {
+    if (behind(b)) continue;
     const { keysT, values } = slots[b - run.from];
     const block = run.cache.context(index, b, run.layer.store.block(b), false);
     team.task();
-    plan.recordRead(team, block, positionsFrom(context, b * tokens), keysT, values);
+    plan.recordRead(team, block, positionsFrom(context, step, b * tokens), keysT, values);
   }
   team.barrier();
   const queries = queriesOf(context, run.firstRow, run.rows, run.position);
   forEachTask(context, run.rows, (rows, heads) => {
     for (let b = run.from; b < run.to; b++) {
       const firstKey = b * tokens;
-      if (run.position + rows[1] <= firstKey) continue; // not visible yet
+      if (behind(b) || run.position + rows[1] <= firstKey) continue; // not visible any more, or not yet
       const place = { tokens, firstKey, stride: plan.kvDim, headStride: model.config.headDim };
       const block = { ...slots[b - run.from], ...place };
-      recordAttendBlock(team, model.config, queries, block, scratch.attend, { rows, heads });
+      recordAttendBlock(team, model.config, attention, queries, block, scratch.attend, { rows, heads });
     }
   });
   team.barrier();

@@ -69,10 +69,28 @@ export interface AttendRange {
   readonly heads: readonly [from: number, to: number];
 }
 
+/** How the attention of a layer differs (model/attention.ts). */
+export interface AttentionShape {
+  /** Multiplies scores. */
+  readonly scale: number;
+  /** Tokens that a row sees, its own included; 0 for all. */
+  readonly window: number;
+}
+
+/** Whether a block lies behind the window of the first of some rows, and so of all. */
+export function isBehindWindow(
+  { window }: AttentionShape,
+  { position }: { position: number },
+  { firstKey, tokens }: { firstKey: number; tokens: number },
+): boolean {
+  return window > 0 && firstKey + tokens <= position + 1 - window;
+}
+
 /** One block of keys and values into the running softmaxes of some rows. */
 export function recordAttendBlock(
   recorder: Recorder,
   config: ModelConfig,
+  { scale, window }: AttentionShape,
   queries: Queries,
   block: KeysAndAverages,
   scratch: Pointer,
@@ -94,7 +112,7 @@ export function recordAttendBlock(
     block.stride,
     block.headStride,
     width,
-    1 / Math.sqrt(headDim),
+    scale,
     queries.position,
     block.firstKey,
     maxima,
@@ -102,6 +120,7 @@ export function recordAttendBlock(
     acc,
     ...heads,
     ...rows,
+    window,
     scratch,
   );
 }
@@ -120,6 +139,7 @@ export interface Float16Block {
 export function recordAttendFloat16(
   recorder: Recorder,
   config: ModelConfig,
+  { scale, window }: AttentionShape,
   queries: Queries,
   block: Float16Block,
   scratch: Pointer,
@@ -139,12 +159,13 @@ export function recordAttendFloat16(
     block.positions.cos,
     block.positions.sin,
     ROPE_CODES[ropeLayout],
-    1 / Math.sqrt(headDim),
+    scale,
     queries.position,
     block.firstKey,
     maxima,
     sums,
     acc,
+    window,
     scratch,
   );
 }
@@ -185,17 +206,38 @@ export interface KeyFinish {
   readonly norm: Pointer;
 }
 
+/** QK-norm of rows [count, heads, headDim] in place: of each head, or of all heads together. */
+export function recordHeadNorm(
+  recorder: Recorder,
+  { headDim, qkNorm, rmsNormEps }: ModelConfig,
+  norm: Pointer,
+  rows: Pointer,
+  count: number,
+  heads: number,
+): void {
+  const [vectors, width] = qkNorm === 'width' ? [count, heads * headDim] : [count * heads, headDim];
+  recorder.call('rmsNorm', rows, vectors, width, norm, rmsNormEps, 0, rows);
+}
+
 /** Bias, norm of heads, RoPE and transposition of keys [tokens, kvDim], which are overwritten. */
 export function recordFinishKeys(
   recorder: Recorder,
   config: ModelConfig,
-  { bias, norm }: KeyFinish,
+  due: KeyFinish,
   keys: Pointer,
   tokens: number,
   positions: RopeTables,
   keysT: Pointer,
 ): void {
   const { numKeyValueHeads: heads, headDim, rmsNormEps, ropeLayout } = config;
+  let { bias, norm } = due;
+  if (norm && config.qkNorm === 'width') {
+    // the kernel knows norms of heads only
+    if (bias) recorder.call('addBias', keys, bias, tokens, heads * headDim);
+    recordHeadNorm(recorder, config, norm, keys, tokens, heads);
+    bias = 0;
+    norm = 0;
+  }
   const { cos, sin } = positions;
   const layout = ROPE_CODES[ropeLayout];
   recorder.call(
@@ -232,10 +274,9 @@ export function recordFinishRows(
   values: Pointer,
   count: number,
 ): void {
-  const { numKeyValueHeads, headDim, rmsNormEps } = config;
+  const { numKeyValueHeads } = config;
   const { kvDim } = derivedSizes(config);
   if (bK) recorder.call('addBias', keys, bK, count, kvDim);
-  const heads = count * numKeyValueHeads;
-  if (keyNorm) recorder.call('rmsNorm', keys, heads, headDim, keyNorm, rmsNormEps, 0, keys);
+  if (keyNorm) recordHeadNorm(recorder, config, keyNorm, keys, count, numKeyValueHeads);
   if (bV) recorder.call('addBias', values, bV, count, kvDim);
 }

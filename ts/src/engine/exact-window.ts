@@ -12,7 +12,7 @@
 import type { ModelConfig } from '../model/config.js';
 import { derivedSizes } from '../model/config.js';
 import type { AttentionMode } from '../model/language-model.js';
-import { type KeysAndAverages, recordAttendBlock } from './calls.js';
+import { isBehindWindow, type KeysAndAverages, recordAttendBlock } from './calls.js';
 import type { Pointer } from './kernels.js';
 import type { LayerPlan } from './layer-plan.js';
 import {
@@ -39,9 +39,9 @@ export interface OpenRows {
 }
 
 /** Records the reading of what the windows store and is not there in finished form. */
-export function recordWindows(context: PassContext, { caches }: LayerStep): void {
+export function recordWindows(context: PassContext, step: LayerStep): void {
   const { team, sequences } = context;
-  for (const [i, layer] of caches.entries()) {
+  for (const [i, layer] of step.caches.entries()) {
     const { cache } = sequences[i];
     const { plan, store } = layer;
     const first = layer.takeMissing();
@@ -56,7 +56,7 @@ export function recordWindows(context: PassContext, { caches }: LayerStep): void
       team.task();
       const values = exact.values + from * plan.kvDim * 4;
       plan.recordReadWindow(team, window, from, count, scratch.keys, values, scratch);
-      const positions = positionsFrom(context, sealedTokens + from);
+      const positions = positionsFrom(context, step, sealedTokens + from);
       plan.recordFinishKeys(team, scratch.keys, count, positions, scratch.keysT);
       team.call('placeKeys', scratch.keysT, plan.kvDim, count, exact.keysT, stride, from);
     }
@@ -97,12 +97,14 @@ export function recordOwnRows(context: PassContext, step: LayerStep): OpenRows[]
 class OwnRows {
   readonly open: OpenRows[] = [];
   readonly #context: PassContext;
+  readonly #step: LayerStep;
   readonly #plan: LayerPlan;
   #next: Pointer;
 
-  constructor(context: PassContext, { plan }: LayerStep) {
+  constructor(context: PassContext, step: LayerStep) {
     this.#context = context;
-    this.#plan = plan;
+    this.#step = step;
+    this.#plan = step.plan;
     this.#next = context.buffers.ownKeysT;
   }
 
@@ -151,7 +153,7 @@ class OwnRows {
     const source = buffers.keys + (sequence.first + first) * kvDim * 4;
     team.task();
     team.call('copyBytes', source, scratch.keys, count * kvDim * 4);
-    const positions = positionsFrom(this.#context, sequence.position + first);
+    const positions = positionsFrom(this.#context, this.#step, sequence.position + first);
     this.#plan.recordFinishKeys(team, scratch.keys, count, positions, keysT);
   }
 
@@ -177,6 +179,7 @@ export function ownColumns({ cache, count }: SequenceRows, mode: AttentionMode |
 /** Records attention of some rows and KV heads of a sequence to open rows, as far as they see them. */
 export function recordAttendOpen(
   context: PassContext,
+  { attention }: LayerStep,
   { sequence, block, rows = [0, sequence.count], before = false }: OpenRows,
   [from, to]: readonly [from: number, to: number],
   heads: readonly [from: number, to: number],
@@ -187,7 +190,11 @@ export function recordAttendOpen(
   if (seeing[0] >= seeing[1] || position + seeing[1] <= block.firstKey) return;
   const queries = queriesOf(context, first, count, position);
   const { attend } = cache.plan.scratch;
-  recordAttendBlock(context.team, context.model.config, queries, block, attend, { rows: seeing, heads });
+  if (before && attention.window === 1) return; // these rows see themselves only
+  const shape = before && attention.window ? { ...attention, window: attention.window - 1 } : attention;
+  if (isBehindWindow(shape, { position: position + seeing[0] }, block)) return;
+  const range = { rows: seeing, heads };
+  recordAttendBlock(context.team, context.model.config, shape, queries, block, attend, range);
 }
 
 /** A block of finished values. */

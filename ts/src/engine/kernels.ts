@@ -401,7 +401,7 @@ export interface Kernels {
    * One block of keys and values into the running softmax of many queries.
    *
    * For query i (position `firstQuery + i`), head h of kv head g = floor(h / (heads / kvHeads)), and the block's
-   * tokens t with `firstKey + t <= firstQuery + i`: scores `scale * q . k`, then maximum, sum of exponentials and the
+   * tokens t with `firstKey + t <= firstQuery + i`, the last `window` of them: scores `scale * q . k`, then maximum, sum of exponentials and the
    * weighted sum of values are brought up to date. `values` hold `width` numbers of token t for kv head g at element
    * `t * valueStride + g * valueHeadStride`: keys' partner [tokens, kvHeads, headDim] with valueHeadStride = headDim,
    * or latents (or X^) [tokens, width] shared by all heads with valueHeadStride = 0 (xquant.md section 8, 3).
@@ -434,6 +434,8 @@ export interface Kernels {
     headEnd: number,
     queryStart: number,
     queryEnd: number,
+    /** Tokens that a query sees, its own included; 0 for all. */
+    window: number,
     scratch: Pointer,
   ): void;
   /**
@@ -463,6 +465,8 @@ export interface Kernels {
     sums: Pointer,
     /** f32 [queries, heads, headDim] */
     acc: Pointer,
+    /** Tokens that a query sees, its own included; 0 for all. */
+    window: number,
     scratch: Pointer,
   ): void;
   /** Merges a second running softmax (of other blocks) into the first; `count` pairs. */
@@ -497,8 +501,12 @@ export interface Kernels {
   ): void;
   /** out = silu(gate) * up, `count` elements; `out` may be either input. */
   siluGate(gate: Pointer, up: Pointer, out: Pointer, count: number): void;
+  /** `geluTanh(gate) * up`; `out` may be `gate`. */
+  geluGate(gate: Pointer, up: Pointer, out: Pointer, count: number): void;
   /** a += b, `count` elements. */
   addInto(a: Pointer, b: Pointer, count: number): void;
+  /** x *= factor, in place. */
+  scaleBy(x: Pointer, factor: number, count: number): void;
   /** Adds bias [columns] to every row of x. */
   addBias(x: Pointer, bias: Pointer, rows: number, columns: number): void;
   /** Softmax of each row of x [rows, columns], in place. */
@@ -604,7 +612,9 @@ const KERNEL_NAMES = [
   'attendFinish',
   'rmsNorm',
   'siluGate',
+  'geluGate',
   'addInto',
+  'scaleBy',
   'addBias',
   'softmaxRows',
   'argmax',

@@ -15,7 +15,7 @@ import { recordLinear, recordTile } from './placed-weights.js';
  */
 export async function computeLogits(context: PassContext): Promise<Matrix> {
   const { team, model, memory, buffers, options, sequences } = context;
-  const { hiddenSize, vocabSize, rmsNormEps } = model.config;
+  const { hiddenSize, vocabSize, rmsNormEps, logitScale = 1 } = model.config;
   const wanted =
     options.logits === 'all'
       ? Array.from({ length: context.rows }, (_, row) => row)
@@ -39,5 +39,6 @@ export async function computeLogits(context: PassContext): Promise<Matrix> {
     const at = buffers.logits / 4;
     result.data.set(memory.f32.subarray(at, at + x.rows * vocabSize), from * vocabSize);
   }
+  if (logitScale !== 1) for (let i = 0; i < result.data.length; i++) result.data[i] *= logitScale;
   return result;
 }

@@ -7,10 +7,10 @@
 import { type LayerStep, type PassContext, rowsFrom } from './pass-context.js';
 import { forEachChunk, recordLinear, recordTile } from './placed-weights.js';
 
-/** Records delta = wDown(silu(wGate x) * (wUp x)). */
+/** Records delta = wDown(activation(wGate x) * (wUp x)); the bias of wDown is added with what else delta needs. */
 export function recordMlp(context: PassContext, { weights }: LayerStep): void {
   const { team, buffers, model } = context;
-  const { hiddenSize, intermediateSize } = model.config;
+  const { hiddenSize, intermediateSize, activation = 'silu' } = model.config;
   for (let first = 0; first < context.rows; first += buffers.mlp.rows) {
     const rows = Math.min(buffers.mlp.rows, context.rows - first);
     const x = rowsFrom(buffers.x, first, rows);
@@ -21,8 +21,11 @@ export function recordMlp(context: PassContext, { weights }: LayerStep): void {
     forEachChunk(gated, (at, count, chunk) => {
       const offset = at * intermediateSize * 4;
       const gate = gated.floats + offset;
+      const up = buffers.up + offset;
       team.task();
-      team.call('siluGate', gate, buffers.up + offset, gate, count * intermediateSize);
+      if (weights.bGate) team.call('addBias', gate, weights.bGate, count, intermediateSize);
+      if (weights.bUp) team.call('addBias', up, weights.bUp, count, intermediateSize);
+      team.call(activation === 'silu' ? 'siluGate' : 'geluGate', gate, up, gate, count * intermediateSize);
       recordTile(team, gated, at, count, chunk);
     });
     team.barrier();

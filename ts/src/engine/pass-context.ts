@@ -6,7 +6,14 @@
 
 import type { KeysAndValues } from '../cache/types.js';
 import type { ForwardOptions } from '../model/language-model.js';
-import { type Queries, type RopeTables, ropeFrom, type Softmax, softmaxFrom } from './calls.js';
+import {
+  type AttentionShape,
+  type Queries,
+  type RopeTables,
+  ropeFrom,
+  type Softmax,
+  softmaxFrom,
+} from './calls.js';
 import type { LayerPlan } from './layer-plan.js';
 import type { LinearMemory } from './memory.js';
 import type { PassBuffers } from './pass-buffers.js';
@@ -40,7 +47,8 @@ export interface PassContext {
   readonly memory: LinearMemory;
   readonly team: Team;
   readonly model: PlacedModel;
-  readonly tables: RopeTables;
+  /** Of each layer. */
+  readonly tables: readonly RopeTables[];
   /** Of all sequences. */
   readonly plan: CachePlan;
   readonly sequences: readonly SequenceRows[];
@@ -54,6 +62,7 @@ export interface PassContext {
 export interface LayerStep {
   readonly index: number;
   readonly weights: PlacedLayer;
+  readonly attention: AttentionShape;
   readonly plan: LayerPlan;
   /** The layer's cache of each sequence. */
   readonly caches: readonly WasmLayerCache[];
@@ -71,7 +80,12 @@ export interface WindowState {
 export function layerStep({ model, plan, sequences }: PassContext, index: number): LayerStep {
   const caches = sequences.map(({ cache }) => cache.layers[index]);
   const before = caches.map(({ store }) => ({ blocks: store.blocks, tokens: store.windowTokens }));
-  return { index, weights: model.layers[index], plan: plan.layers[index], caches, before };
+  const { config, layers } = model;
+  const attention = {
+    scale: config.attentionScale ?? 1 / Math.sqrt(config.headDim),
+    window: config.layers?.[index].slidingWindow ?? 0,
+  };
+  return { index, weights: layers[index], attention, plan: plan.layers[index], caches, before };
 }
 
 /**
@@ -94,9 +108,13 @@ export function readsOwnStored({ options, rows, sequences }: PassContext): boole
   return options.mode === 'teacherForced' || (options.mode === 'stepwise' && rows > sequences.length);
 }
 
-/** RoPE tables from a position on. */
-export function positionsFrom({ model, tables }: PassContext, position: number): RopeTables {
-  return ropeFrom(tables, position, model.config);
+/** RoPE tables of a layer from a position on. */
+export function positionsFrom(
+  { model, tables }: PassContext,
+  { index }: LayerStep,
+  position: number,
+): RopeTables {
+  return ropeFrom(tables[index], position, model.config);
 }
 
 /** The running softmaxes of the pass from a row and head on. */

@@ -13,6 +13,7 @@ import { pauseForEvents } from '../model/pause.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { recordAttention } from './attention.js';
 import { recordOwnRows, recordWindows, windowRows } from './exact-window.js';
+import type { Pointer } from './kernels.js';
 import { computeLogits } from './logits.js';
 import { recordMlp } from './mlp.js';
 import { type LayerStep, layerStep, type PassContext, readsOwnStored, rowsOf } from './pass-context.js';
@@ -64,7 +65,7 @@ async function runLayer(context: PassContext, step: LayerStep): Promise<void> {
   await tap(context, step, 'queries', buffers.queries, queryDim);
   if (!stored) await tapKeysAndValues(context, step);
 
-  recordRopes(context);
+  recordRopes(context, step);
   recordAppend(context, step);
   let open = stored ? [] : recordOwnRows(context, step);
   team.barrier();
@@ -80,11 +81,13 @@ async function runLayer(context: PassContext, step: LayerStep): Promise<void> {
   team.barrier();
   recordLinear(team, weights.wO, attended, buffers.delta);
   team.barrier();
+  recordDelta(context, x, weights.bO, weights.attentionPostNorm);
   await tap(context, step, 'attentionOutput', buffers.delta, hiddenSize);
 
   recordNorm(context, x, weights.mlpNorm, { addDelta: true });
   team.barrier();
   recordMlp(context, step);
+  recordDelta(context, x, weights.bDown, weights.mlpPostNorm);
   await tap(context, step, 'mlpOutput', buffers.delta, hiddenSize);
   await team.run();
 }
@@ -92,11 +95,37 @@ async function runLayer(context: PassContext, step: LayerStep): Promise<void> {
 function embed({ team, model, buffers }: PassContext, tokens: readonly number[]): void {
   const { type, pointer, rows, columns } = model.embedding;
   tokens.forEach((token, row) => {
-    team.immediate.call(`embed${type}`, pointer, rows, columns, token, buffers.stream + row * columns * 4);
+    const target = buffers.stream + row * columns * 4;
+    team.immediate.call(`embed${type}`, pointer, rows, columns, token, target);
+    const { embeddingScale } = model.config;
+    if (embeddingScale) team.immediate.call('scaleBy', target, embeddingScale, columns);
   });
 }
 
-/** x = norm(stream), chunk by chunk; the stream first gets what the product before gave. */
+/** Finishes what attention or MLP adds to the stream: bias, norm after it, factor; nothing in most models. */
+function recordDelta(
+  { team, model, buffers }: PassContext,
+  x: Activations,
+  bias: Pointer,
+  norm: Pointer,
+): void {
+  const { hiddenSize, rmsNormEps, residualScale = 1 } = model.config;
+  if (!bias && !norm && residualScale === 1) return;
+  forEachChunk(x, (first, count) => {
+    const delta = buffers.delta + first * hiddenSize * 4;
+    team.task();
+    if (bias) team.call('addBias', delta, bias, count, hiddenSize);
+    if (norm) team.call('rmsNorm', delta, count, hiddenSize, norm, rmsNormEps, 0, delta);
+    if (residualScale !== 1) team.call('scaleBy', delta, residualScale, count * hiddenSize);
+  });
+  team.barrier();
+}
+
+/**
+ * x = norm(stream), chunk by chunk; the stream first gets what the product before gave. Without a norm x is the stream.
+ *
+ * @param gain 0 for no norm
+ */
 function recordNorm(
   { team, model, buffers }: PassContext,
   x: Activations,
@@ -110,7 +139,12 @@ function recordNorm(
     team.task();
     if (addDelta) team.call('addInto', stream, buffers.delta + offset, count * hiddenSize);
     const before = normalized ? buffers.normalized + offset : 0;
-    team.call('rmsNorm', stream, count, hiddenSize, gain, rmsNormEps, before, x.floats + offset);
+    if (gain) {
+      team.call('rmsNorm', stream, count, hiddenSize, gain, rmsNormEps, before, x.floats + offset);
+    } else {
+      team.call('copyBytes', stream, x.floats + offset, count * hiddenSize * 4);
+      if (before) team.call('copyBytes', stream, before, count * hiddenSize * 4);
+    }
     recordTile(team, x, first, count, chunk);
   });
 }

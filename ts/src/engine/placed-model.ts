@@ -5,23 +5,17 @@
  */
 
 import type { ModelConfig } from '../model/config.js';
+import { MATRIX_ROLES, type MatrixRole, VECTOR_ROLES, type VectorRole } from '../model/tensors.js';
 import type { FileWeights } from '../model/weights.js';
-import type { AttentionWeights } from './layer-plan.js';
+import type { Pointer } from './kernels.js';
 import type { LinearMemory } from './memory.js';
 import { type PlacedMatrix, placeFloats, placeMatrix } from './placed-weights.js';
 import type { Recorder } from './team.js';
 
 /** Weights of one layer; vectors are pointers, 0 where the model has none. */
-export interface PlacedLayer extends AttentionWeights {
-  readonly wQ: PlacedMatrix;
-  readonly wO: PlacedMatrix;
-  readonly bQ: number;
-  readonly queryNorm: number;
-  readonly mlpNorm: number;
-  readonly wGate: PlacedMatrix;
-  readonly wUp: PlacedMatrix;
-  readonly wDown: PlacedMatrix;
-}
+export type PlacedLayer = { readonly [role in MatrixRole]: PlacedMatrix } & {
+  readonly [role in VectorRole]: Pointer;
+};
 
 /** See the module. */
 export interface PlacedModel {
@@ -47,22 +41,11 @@ export function placeModel(
   const vector = (values: Float32Array | undefined): number =>
     values ? placeFloats(memory, values, 'weights') : 0;
   const embedding = placeMatrix(memory, immediate, weights.embedding);
-  const layers = weights.layers.map((layer) => ({
-    attentionNorm: vector(layer.attentionNorm),
-    mlpNorm: vector(layer.mlpNorm),
-    bQ: vector(layer.bQ),
-    bK: vector(layer.bK),
-    bV: vector(layer.bV),
-    queryNorm: vector(layer.queryNorm),
-    keyNorm: vector(layer.keyNorm),
-    wQ: placeMatrix(memory, immediate, layer.wQ),
-    wK: placeMatrix(memory, immediate, layer.wK),
-    wV: placeMatrix(memory, immediate, layer.wV),
-    wO: placeMatrix(memory, immediate, layer.wO),
-    wGate: placeMatrix(memory, immediate, layer.wGate),
-    wUp: placeMatrix(memory, immediate, layer.wUp),
-    wDown: placeMatrix(memory, immediate, layer.wDown),
-  }));
+  const layers = weights.layers.map((layer) => {
+    const vectors = VECTOR_ROLES.map((role) => [role, vector(layer[role])]);
+    const matrices = MATRIX_ROLES.map((role) => [role, placeMatrix(memory, immediate, layer[role])]);
+    return Object.fromEntries([...vectors, ...matrices]) as PlacedLayer;
+  });
   const outputNorm = vector(weights.outputNorm);
   const output =
     weights.output === weights.embedding ? embedding : placeMatrix(memory, immediate, weights.output);

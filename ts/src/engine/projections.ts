@@ -5,7 +5,7 @@
  */
 
 import { derivedSizes } from '../model/config.js';
-import { recordAttendBegin, recordFinishRows, recordRope } from './calls.js';
+import { recordAttendBegin, recordFinishRows, recordHeadNorm, recordRope } from './calls.js';
 import { type LayerStep, type PassContext, positionsFrom, rowsOf, softmaxOf } from './pass-context.js';
 import { forEachChunk } from './placed-weights.js';
 import { readRows } from './taps.js';
@@ -35,7 +35,7 @@ export function recordLatents({ team, buffers, plan, rows }: PassContext, step: 
 export function recordHeads(context: PassContext, { weights, plan }: LayerStep): void {
   const { team, buffers } = context;
   const { bQ, bK, bV, queryNorm, keyNorm } = weights;
-  const { numAttentionHeads, headDim, rmsNormEps } = context.model.config;
+  const { numAttentionHeads } = context.model.config;
   const { kvDim, queryDim } = derivedSizes(context.model.config);
   const finishKeys = plan.direct && (bK || bV || keyNorm);
   if (!(bQ || queryNorm || finishKeys)) return;
@@ -43,8 +43,7 @@ export function recordHeads(context: PassContext, { weights, plan }: LayerStep):
     team.task();
     const queries = buffers.queries + first * queryDim * 4;
     if (bQ) team.call('addBias', queries, bQ, count, queryDim);
-    const heads = count * numAttentionHeads;
-    if (queryNorm) team.call('rmsNorm', queries, heads, headDim, queryNorm, rmsNormEps, 0, queries);
+    if (queryNorm) recordHeadNorm(team, context.model.config, queryNorm, queries, count, numAttentionHeads);
     if (!finishKeys) return;
     const offset = first * kvDim * 4;
     recordFinishRows(
@@ -71,7 +70,7 @@ export async function replaceKeysAndValues(context: PassContext, { index, plan }
 }
 
 /** RoPE of the queries; their running softmaxes are emptied. */
-export function recordRopes(context: PassContext): void {
+export function recordRopes(context: PassContext, step: LayerStep): void {
   const { team, model, buffers } = context;
   const { numAttentionHeads: heads } = model.config;
   const { queryDim } = derivedSizes(model.config);
@@ -80,7 +79,7 @@ export function recordRopes(context: PassContext): void {
       const rows = Math.min(ROPE_ROWS, count - done);
       const queries = buffers.queries + (first + done) * queryDim * 4;
       team.task();
-      recordRope(team, model.config, queries, rows, heads, positionsFrom(context, position + done));
+      recordRope(team, model.config, queries, rows, heads, positionsFrom(context, step, position + done));
       recordAttendBegin(team, softmaxOf(context, first + done), rows * heads);
     }
   }

@@ -19,7 +19,7 @@
  */
 
 /** Numbers of a recorded call: kernel, argument count, arguments. */
-export const CALL_SLOTS = 24;
+export const CALL_SLOTS = 26;
 
 /** Calls, and tasks, that one buffer holds. */
 export const CALLS = 4096;
@@ -87,7 +87,7 @@ export interface Runner {
  * itself; the constants above therefore stand in it once more (a test compares them).
  */
 export function createRunner({ kernels, control, calls, thread }: RunnerSetup): Runner {
-  const CALL_SLOTS = 24;
+  const CALL_SLOTS = 26;
   const CALLS = 4096;
   const CONTROL_HEADER = 160;
   const STAGE_TABLE = 4 + 4 * 512;

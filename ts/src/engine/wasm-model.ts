@@ -13,10 +13,10 @@ import type { CacheOptions, CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import type { KeyValueProjection, LayerInput, ModelCache } from '../cache/types.js';
 import { CacheStateError, ConfigError, DisposedError, KernelError, XQuantError } from '../errors.js';
-import { assertModelConfig, derivedSizes, type ModelConfig } from '../model/config.js';
+import { assertModelConfig, derivedSizes, hasInputNorms, type ModelConfig } from '../model/config.js';
 import type { BatchOptions, LanguageModel } from '../model/language-model.js';
 import { normalizeHeads, normalizeRows } from '../model/rms-norm.js';
-import { ropeFrequencies } from '../model/rope.js';
+import { layerRope, type Rope } from '../model/rope.js';
 import {
   assertBatch,
   assertCache,
@@ -29,7 +29,7 @@ import { assertWeightShapes, type FileWeights } from '../model/weights.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { inNode } from '../platform.js';
 import { messageOf } from '../printable.js';
-import { recordFinishRows } from './calls.js';
+import { type RopeTables, recordFinishRows } from './calls.js';
 import { ownColumns } from './exact-window.js';
 import type { Kernels } from './kernels.js';
 import { LayerPlan, type PassRows } from './layer-plan.js';
@@ -111,7 +111,8 @@ export class WasmModel implements LanguageModel, CacheHost {
   /** Buffers of passes of few rows. */
   #kept: PassBuffers | undefined;
   #ropePositions = 0;
-  #rope = { cos: 0, sin: 0 };
+  /** Of each layer; layers that rotate alike share them. */
+  #ropes: readonly RopeTables[] = [];
   /** What went wrong inside: memory may be in any state since then, so nothing more is computed with it. */
   #broken: { readonly cause: unknown } | undefined;
   /** The pass that runs, or ran last: passes go one after another. */
@@ -200,7 +201,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   get memoryUse(): WasmMemoryUse {
     const memory = this.memory;
     const { usedBytes: used, peakBytes: peak, committedBytes: committed } = memory;
-    const ropeTables = this.#ropePositions * this.config.headDim * 4;
+    const ropeTables = new Set(this.#ropes).size * this.#ropePositions * this.config.headDim * 4;
     return { used, peak, committed, weights: this.#weightBytes, ropeTables };
   }
 
@@ -388,7 +389,7 @@ export class WasmModel implements LanguageModel, CacheHost {
       memory,
       team,
       model: this.#model,
-      tables: this.#rope,
+      tables: this.#ropes,
       plan,
       options: caller.options,
       buffers,
@@ -439,24 +440,23 @@ export class WasmModel implements LanguageModel, CacheHost {
     if (needed <= this.#ropePositions) return;
     let positions = Math.max(FIRST_POSITIONS, this.#ropePositions);
     while (positions < needed) positions *= 2;
-    const frequencies = ropeFrequencies(this.config);
-    const pairs = frequencies.length;
-    const cos = new Float32Array(positions * pairs);
-    const sin = new Float32Array(positions * pairs);
-    for (let p = 0, at = 0; p < positions; p++) {
-      for (let i = 0; i < pairs; i++, at++) {
-        cos[at] = Math.cos(p * frequencies[i]);
-        sin[at] = Math.sin(p * frequencies[i]);
-      }
-    }
     const { memory } = this;
-    memory.free(this.#rope.cos);
-    memory.free(this.#rope.sin);
+    for (const { cos, sin } of new Set(this.#ropes)) for (const table of [cos, sin]) memory.free(table);
     this.#ropePositions = 0;
-    this.#rope = { cos: 0, sin: 0 };
-    const purpose = 'RoPE tables';
-    this.#rope.cos = placeFloats(memory, cos, purpose);
-    this.#rope.sin = placeFloats(memory, sin, purpose);
+    this.#ropes = [];
+    const kinds = new Map<string, RopeTables>();
+    try {
+      this.#ropes = this.#model.layers.map((_, layer) => {
+        const rope = layerRope(this.config, layer);
+        const kind = `${rope.frequencies} ${rope.magnitudes}`;
+        const tables = kinds.get(kind) ?? placeRopeTables(memory, rope, positions);
+        kinds.set(kind, tables);
+        return tables;
+      });
+    } catch (error) {
+      this.#ropes = [...kinds.values()]; // freed by the next attempt
+      throw error;
+    }
     this.#ropePositions = positions;
   }
 
@@ -470,6 +470,8 @@ export class WasmModel implements LanguageModel, CacheHost {
       for (const layer of plan.layers) layer.dispose();
       this.#plans.delete(other);
     }
+    // Without input norms X, the normalized stream and the stream are one, and the plans need not tell them apart.
+    const planned = hasInputNorms(this.config) ? options : { ...options, deltaSpace: 'x' as const };
     const layers: LayerPlan[] = [];
     try {
       for (const [index, weights] of this.#model.layers.entries()) {
@@ -478,7 +480,7 @@ export class WasmModel implements LanguageModel, CacheHost {
             memory,
             this.#team.immediate,
             this.config,
-            options,
+            planned,
             this.keyWeights,
             this.projections[index],
             weights,
@@ -514,11 +516,31 @@ export class WasmModel implements LanguageModel, CacheHost {
       },
       bK,
       bV,
-      normGain: attentionNorm,
-      normalize: (stream) => normalizeRows(stream, rmsNormEps),
+      normGain: attentionNorm ?? new Float32Array(hiddenSize).fill(1),
+      normalize: (stream) => (attentionNorm ? normalizeRows(stream, rmsNormEps) : stream),
       finishKeys: (keys) => (keyNorm ? normalizeHeads(keys, keyNorm, rmsNormEps) : keys),
     };
   }
+}
+
+/** Cosines and sines of the angles of positions, times the magnitudes of their pairs. */
+function placeRopeTables(
+  memory: LinearMemory,
+  { frequencies, magnitudes }: Rope,
+  positions: number,
+): RopeTables {
+  const pairs = frequencies.length;
+  const cos = new Float32Array(positions * pairs);
+  const sin = new Float32Array(positions * pairs);
+  for (let p = 0, at = 0; p < positions; p++) {
+    for (let i = 0; i < pairs; i++, at++) {
+      const magnitude = magnitudes?.[i] ?? 1;
+      cos[at] = Math.cos(p * frequencies[i]) * magnitude;
+      sin[at] = Math.sin(p * frequencies[i]) * magnitude;
+    }
+  }
+  const purpose = 'RoPE tables';
+  return { cos: placeFloats(memory, cos, purpose), sin: placeFloats(memory, sin, purpose) };
 }
 
 /** Where the kernels' own constants end: AssemblyScript puts them at the start of the memory. */

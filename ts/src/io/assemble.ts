@@ -9,6 +9,7 @@
 
 import { FormatError, ShapeError, UnsupportedModelError } from '../errors.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
+import { type LayerRole, layerTensors, MODEL_TENSORS, NORM_ROLES } from '../model/tensors.js';
 import { assertWeightShapes, type FileWeights, type LayerWeights } from '../model/weights.js';
 import {
   dequantizeWeights,
@@ -16,22 +17,20 @@ import {
   WEIGHT_TYPES,
   type WeightTensor,
   type WeightType,
+  weightBytes,
 } from '../quant/weight-types.js';
+import type { Family } from './families/family.js';
 import type { TensorInfo } from './model-file.js';
 import type { ByteSource } from './source.js';
 
-/** The tensors of a layer, by role. */
-export type LayerRole = keyof LayerWeights<unknown>;
+/** Kinds of files; tensors.ts has a name of each tensor in each of them. */
+export type FileFormat = 'gguf' | 'huggingFace';
 
-/** How a file format calls the tensors. */
-export interface TensorNames {
-  readonly embedding: string;
-  readonly outputNorm: string;
-  readonly output: string;
-  /** Behind the prefix of the layer. */
-  readonly layer: Readonly<Record<LayerRole, string>>;
-  /** For instance `'blk.3.'`. */
-  readonly layerPrefix: (layer: number) => string;
+/** What decides where in a file the tensors of a model are. */
+export interface ModelLayout {
+  readonly format: FileFormat;
+  readonly family: Family;
+  readonly config: ModelConfig;
 }
 
 /** A tensor and where its bytes are. */
@@ -41,9 +40,12 @@ export interface StoredTensor extends TensorInfo {
   readonly offset: number;
 }
 
-const MATRIX_ROLES = ['wQ', 'wK', 'wV', 'wO', 'wGate', 'wUp', 'wDown'] as const;
-const BIAS_ROLES = ['bQ', 'bK', 'bV'] as const;
-const HEAD_NORM_ROLES = ['queryNorm', 'keyNorm'] as const;
+/** One or more tensors of a layer that a file stores as one, row after row. */
+interface StoredRoles {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly roles: readonly { readonly role: LayerRole; readonly rows: number }[];
+}
 
 // One buffer holds neighbouring tensors up to this size; above it, and for larger tensors, there are several.
 const BUFFER_BYTES = 2 ** 30;
@@ -60,15 +62,14 @@ const BUFFER_BYTES = 2 ** 30;
  */
 export function selectTensors<T extends TensorInfo>(
   tensors: readonly T[],
-  config: ModelConfig,
-  names: TensorNames,
+  layout: ModelLayout,
   path: string,
   ignored: (name: string) => boolean = () => false,
 ): T[] {
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const wanted = new Set<string>();
   // One by one: a config that claims 2^40 layers fails at the first that is missing.
-  for (const [name, shape] of expectedShapes(config, names)) {
+  for (const [name, shape] of expectedShapes(layout)) {
     const tensor = byName.get(name);
     if (!tensor) throw new FormatError(path, name, 'the tensor is missing');
     if (!isWeightType(tensor.type)) {
@@ -87,39 +88,57 @@ export function selectTensors<T extends TensorInfo>(
   for (const tensor of tensors) {
     if (wanted.has(tensor.name)) selected.push(tensor);
     else if (!ignored(tensor.name)) {
-      const supported = 'the tensors of a dense Llama, Mistral, Qwen2 or Qwen3 model';
+      const supported = `the tensors of a dense ${layout.family.name} model`;
       throw new UnsupportedModelError(path, `tensor "${tensor.name}"`, supported);
     }
   }
   return selected;
 }
 
-/** Every tensor of a model, with its shape. */
-function* expectedShapes(config: ModelConfig, names: TensorNames): Generator<[string, readonly number[]]> {
-  const { hiddenSize, intermediateSize, vocabSize, headDim } = config;
-  const { queryDim, kvDim } = derivedSizes(config);
-  const layer: Partial<Record<LayerRole, readonly number[]>> = {
-    attentionNorm: [hiddenSize],
-    wQ: [queryDim, hiddenSize],
-    wK: [kvDim, hiddenSize],
-    wV: [kvDim, hiddenSize],
-    wO: [hiddenSize, queryDim],
-    mlpNorm: [hiddenSize],
-    wGate: [intermediateSize, hiddenSize],
-    wUp: [intermediateSize, hiddenSize],
-    wDown: [hiddenSize, intermediateSize],
-  };
-  if (config.architecture === 'qwen2') Object.assign(layer, { bQ: [queryDim], bK: [kvDim], bV: [kvDim] });
-  if (config.architecture === 'qwen3') Object.assign(layer, { queryNorm: [headDim], keyNorm: [headDim] });
-
-  yield [names.embedding, [vocabSize, hiddenSize]];
+/** Every tensor of a model's file, with its shape. */
+function* expectedShapes(layout: ModelLayout): Generator<[string, readonly number[]]> {
+  const { format, config } = layout;
+  const { hiddenSize, vocabSize } = config;
+  const stored = storedRoles(layout);
+  yield [MODEL_TENSORS.embedding[format], [vocabSize, hiddenSize]];
   for (let i = 0; i < config.numHiddenLayers; i++) {
-    for (const [role, shape] of Object.entries(layer)) {
-      yield [names.layerPrefix(i) + names.layer[role as LayerRole], shape];
-    }
+    for (const { name, shape } of stored) yield [layerPrefix(format, i) + name, shape];
   }
-  yield [names.outputNorm, [hiddenSize]];
-  if (!config.tieWordEmbeddings) yield [names.output, [vocabSize, hiddenSize]];
+  yield [MODEL_TENSORS.outputNorm[format], [hiddenSize]];
+  if (!config.tieWordEmbeddings) yield [MODEL_TENSORS.output[format], [vocabSize, hiddenSize]];
+}
+
+function layerPrefix(format: FileFormat, layer: number): string {
+  return format === 'gguf' ? `blk.${layer}.` : `model.layers.${layer}.`;
+}
+
+/** The tensors of a layer as a file stores them. */
+function storedRoles({ format, family, config }: ModelLayout): StoredRoles[] {
+  const tensors = layerTensors(config, derivedSizes(config));
+  const fused = family.fused?.[format] ?? [];
+  const alone = tensors.filter(({ role }) => !fused.some(({ roles }) => roles.includes(role)));
+  const together = fused.map(({ name, roles }): StoredRoles => {
+    const parts = roles.map((role) => tensors.find((tensor) => tensor.role === role)!);
+    const rows = parts.reduce((sum, { shape }) => sum + shape[0], 0);
+    return {
+      name,
+      shape: [rows, ...parts[0].shape.slice(1)],
+      roles: parts.map(({ role, shape }) => ({ role, rows: shape[0] })),
+    };
+  });
+  return [
+    ...alone.map((tensor) => ({
+      name: tensor[format],
+      shape: tensor.shape,
+      roles: [{ role: tensor.role, rows: tensor.shape[0] }],
+    })),
+    ...together,
+  ];
+}
+
+/** Count of weights. */
+export function countElements(tensors: readonly TensorInfo[]): number {
+  return tensors.reduce((sum, { shape }) => sum + shape.reduce((product, size) => product * size, 1), 0);
 }
 
 /**
@@ -172,9 +191,9 @@ function stretches(tensors: readonly StoredTensor[]): StoredTensor[][] {
 export function assembleWeights(
   tensors: readonly TensorInfo[],
   bytes: ReadonlyMap<string, Uint8Array>,
-  config: ModelConfig,
-  names: TensorNames,
+  layout: ModelLayout,
 ): FileWeights {
+  const { format, family, config } = layout;
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
   const stored = (name: string): WeightTensor => {
     const { type, shape } = byName.get(name)!;
@@ -182,28 +201,75 @@ export function assembleWeights(
     const rows = shape.length === 2 ? shape[0] : 1;
     return { name, type: type as WeightType, rows, columns, bytes: bytes.get(name)! };
   };
+  const gainOffset = family.gainsFromOne && format === 'huggingFace' ? 1 : 0;
+  const gain = (values: Float32Array) => (gainOffset ? values.map((value) => value + gainOffset) : values);
   const vector = (name: string): Float32Array => dequantizeWeights(stored(name)).data;
 
-  const layers: LayerWeights<WeightTensor>[] = [];
-  for (let i = 0; i < config.numHiddenLayers; i++) {
-    const nameOf = (role: LayerRole) => names.layerPrefix(i) + names.layer[role];
-    const pick = <R extends LayerRole, V>(roles: readonly R[], decode: (name: string) => V) =>
-      Object.fromEntries(roles.map((role) => [role, decode(nameOf(role))])) as Record<R, V>;
-    layers.push({
-      attentionNorm: vector(nameOf('attentionNorm')),
-      mlpNorm: vector(nameOf('mlpNorm')),
-      ...pick(MATRIX_ROLES, stored),
-      ...(config.architecture === 'qwen2' ? pick(BIAS_ROLES, vector) : {}),
-      ...(config.architecture === 'qwen3' ? pick(HEAD_NORM_ROLES, vector) : {}),
-    });
-  }
-  const embedding = stored(names.embedding);
+  const rolesOfLayer = storedRoles(layout);
+  const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => {
+    const layer: Partial<Record<LayerRole, WeightTensor | Float32Array>> = {};
+    for (const { name, shape, roles } of rolesOfLayer) {
+      const whole = layerPrefix(format, i) + name;
+      let from = 0;
+      for (const { role, rows } of roles) {
+        if (shape.length === 1) layer[role] = vector(whole).subarray(from, from + rows);
+        else layer[role] = rowsOf(stored(whole), from, rows);
+        if ((NORM_ROLES as readonly LayerRole[]).includes(role))
+          layer[role] = gain(layer[role] as Float32Array);
+        from += rows;
+      }
+    }
+    return alignRotatedPairs(layer as LayerWeights<WeightTensor>, config);
+  });
+  const embedding = stored(MODEL_TENSORS.embedding[format]);
   const weights: FileWeights = {
     embedding,
     layers,
-    outputNorm: vector(names.outputNorm),
-    output: config.tieWordEmbeddings ? embedding : stored(names.output),
+    outputNorm: gain(vector(MODEL_TENSORS.outputNorm[format])),
+    output: config.tieWordEmbeddings ? embedding : stored(MODEL_TENSORS.output[format]),
   };
   assertWeightShapes(weights, config);
   return weights;
+}
+
+/** Some rows of a matrix; a view. */
+function rowsOf(tensor: WeightTensor, from: number, rows: number): WeightTensor {
+  if (rows === tensor.rows) return tensor;
+  const rowBytes = weightBytes(tensor.type, 1, tensor.columns);
+  return { ...tensor, rows, bytes: tensor.bytes.subarray(from * rowBytes, (from + rows) * rowBytes) };
+}
+
+/**
+ * Where RoPE rotates the first channels of a head only: puts the channels of a head into the order that
+ * `ModelConfig.rotaryDim` describes. Scores do not change, since queries and keys are permuted alike.
+ *
+ *     file     a a a b b b . . . .       a rotates with b, the rest stays
+ *     here     a a a . . b b b . .       channel i with channel i + headDim/2
+ */
+function alignRotatedPairs(
+  layer: LayerWeights<WeightTensor>,
+  { headDim, rotaryDim = headDim }: ModelConfig,
+): LayerWeights<WeightTensor> {
+  if (rotaryDim === headDim) return layer;
+  const pairs = rotaryDim / 2;
+  const rest = (headDim - rotaryDim) / 2;
+  const place = (i: number) => {
+    const [half, j] = i < headDim / 2 ? [0, i] : [1, i - headDim / 2];
+    return j < pairs ? half * pairs + j : rotaryDim + half * rest + (j - pairs);
+  };
+  const source = (row: number) => Math.floor(row / headDim) * headDim + place(row % headDim);
+  const rows = (tensor: WeightTensor): WeightTensor => {
+    const rowBytes = weightBytes(tensor.type, 1, tensor.columns);
+    const bytes = new Uint8Array(tensor.bytes.length);
+    for (let r = 0; r < tensor.rows; r++) {
+      bytes.set(tensor.bytes.subarray(source(r) * rowBytes, (source(r) + 1) * rowBytes), r * rowBytes);
+    }
+    return { ...tensor, bytes };
+  };
+  const values = (vector: Float32Array) => vector.map((_, i) => vector[source(i)]);
+  const { bQ, bK, queryNorm, keyNorm } = layer;
+  const vectors = Object.entries({ bQ, bK, queryNorm, keyNorm }).flatMap(([role, vector]) =>
+    vector ? [[role, values(vector)]] : [],
+  );
+  return { ...layer, wQ: rows(layer.wQ), wK: rows(layer.wK), ...Object.fromEntries(vectors) };
 }

@@ -20,8 +20,10 @@ const SAMPLE_BYTES = 256;
  */
 export function fingerprintModel(config: ModelConfig, weights: FileWeights): string {
   const hash = new Fnv1a64();
+  // Which biases and norms there are shows in the tensors below.
+  const { qkvBias: _, outputBias: _o, mlpBias: _m, qkNorm: _n, ...sizes } = config;
   const divisors = config.ropeFrequencyDivisors && Array.from(config.ropeFrequencyDivisors);
-  const sorted = Object.entries({ ...config, ropeFrequencyDivisors: divisors }).sort(([a], [b]) =>
+  const sorted = Object.entries({ ...sizes, ropeFrequencyDivisors: divisors }).sort(([a], [b]) =>
     a < b ? -1 : 1,
   );
   hash.add(new TextEncoder().encode(JSON.stringify(sorted)));

@@ -4,42 +4,19 @@
  * @module
  */
 
-import { FormatError, UnsupportedModelError } from '../errors.js';
-import { ARCHITECTURES, type Architecture, type ModelConfig } from '../model/config.js';
+import { FormatError } from '../errors.js';
+import { MODEL_TENSORS } from '../model/tensors.js';
 import { describeValue, messageOf } from '../printable.js';
 import { checkTokenizerSource } from '../text/tokenizer.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
-import { type StoredTensor, selectTensors, type TensorNames } from './assemble.js';
-import { checkConfig, checkHeadDim } from './check-config.js';
+import { countElements, type StoredTensor, selectTensors } from './assemble.js';
+import { familyOfModelType } from './families/index.js';
+import { readConfig } from './hugging-face-config.js';
+import { isObject, type Json } from './json-reader.js';
 import { summarizeTypes, type TensorInfo } from './model-file.js';
 import type { OpenModel } from './open-model.js';
-import { ropeDivisorsOf } from './rope-scaling.js';
 import { readSafetensorsHeader } from './safetensors.js';
 import { type ByteSource, type FileFolder, isPlainName, readText } from './source.js';
-
-/** Hugging Face's names of the tensors. */
-const NAMES: TensorNames = {
-  embedding: 'model.embed_tokens.weight',
-  outputNorm: 'model.norm.weight',
-  output: 'lm_head.weight',
-  layerPrefix: (layer) => `model.layers.${layer}.`,
-  layer: {
-    attentionNorm: 'input_layernorm.weight',
-    wQ: 'self_attn.q_proj.weight',
-    wK: 'self_attn.k_proj.weight',
-    wV: 'self_attn.v_proj.weight',
-    wO: 'self_attn.o_proj.weight',
-    bQ: 'self_attn.q_proj.bias',
-    bK: 'self_attn.k_proj.bias',
-    bV: 'self_attn.v_proj.bias',
-    queryNorm: 'self_attn.q_norm.weight',
-    keyNorm: 'self_attn.k_norm.weight',
-    mlpNorm: 'post_attention_layernorm.weight',
-    wGate: 'mlp.gate_proj.weight',
-    wUp: 'mlp.up_proj.weight',
-    wDown: 'mlp.down_proj.weight',
-  },
-};
 
 /** The file that makes a folder a model. */
 export const CONFIG_FILE = 'config.json';
@@ -52,8 +29,6 @@ const MAX_SHARDS = 1000;
 
 /** Buffers that old checkpoints of Llama carry; they follow from the config. */
 const ROTARY_BUFFER = /\.rotary_emb\.inv_freq$/;
-
-type Json = Readonly<Record<string, unknown>>;
 
 /**
  * Opens a folder: reads and checks everything but the weights.
@@ -72,9 +47,10 @@ export async function openHuggingFace(folder: FileFolder, opened: ByteSource[]):
   checkTokenizerSource(tokenizer.source);
 
   const { tensors, byteLength } = await openWeights(folder, opened);
+  const layout = { format: 'huggingFace', family: familyOfModelType(json.model_type, path), config } as const;
   const ignored = (name: string) =>
-    ROTARY_BUFFER.test(name) || (config.tieWordEmbeddings && name === NAMES.output);
-  const selected = selectTensors(tensors, config, NAMES, folder.name, ignored);
+    ROTARY_BUFFER.test(name) || (config.tieWordEmbeddings && name === MODEL_TENSORS.output.huggingFace);
+  const selected = selectTensors(tensors, layout, folder.name, ignored);
   const infos: TensorInfo[] = tensors.map(({ name, type, shape, byteLength }) => ({
     name,
     type,
@@ -90,102 +66,12 @@ export async function openHuggingFace(folder: FileFolder, opened: ByteSource[]):
       ...(tokenizer.chatTemplate === undefined ? {} : { chatTemplate: tokenizer.chatTemplate }),
       tensors: infos,
       weightTypes: summarizeTypes(infos),
-      parameterCount: selected.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
+      parameterCount: countElements(selected),
       byteLength,
     },
     selected,
-    names: NAMES,
+    layout,
   };
-}
-
-/**
- * Reads a config.json.
- *
- * @param json parsed
- * @param path for messages
- * @throws {FormatError} names the key that is missing or wrong
- * @throws {UnsupportedModelError} names the architecture or option
- */
-export function readConfig(json: Json, path: string): ModelConfig {
-  const architecture = json.model_type;
-  if (!(ARCHITECTURES as readonly unknown[]).includes(architecture)) {
-    throw new UnsupportedModelError(
-      path,
-      `architecture ${describeValue(architecture)}`,
-      ARCHITECTURES.join(', '),
-    );
-  }
-  refuseOptions(json, path);
-  const number = (key: string, fallback?: number): number => {
-    const value = json[key] ?? fallback;
-    if (typeof value === 'number' && Number.isFinite(value)) return value;
-    if (value === undefined) throw new FormatError(path, key, 'the key is missing');
-    throw new FormatError(path, key, `must be a number, got ${describeValue(value)}`);
-  };
-
-  const hiddenSize = number('hidden_size');
-  const numAttentionHeads = number('num_attention_heads');
-  const headDim = number('head_dim', hiddenSize / numAttentionHeads);
-  checkHeadDim(headDim, path);
-  // transformers 5 moved theta and scaling into one object.
-  const scaling = json.rope_parameters ?? json.rope_scaling;
-  const scalingTheta = isObject(scaling) ? scaling.rope_theta : undefined;
-  const ropeTheta = typeof scalingTheta === 'number' ? scalingTheta : number('rope_theta', 10000);
-  const divisors = ropeDivisorsOf(scaling, headDim, ropeTheta, path);
-  const context = number('max_position_embeddings');
-  const config: ModelConfig = {
-    architecture: architecture as Architecture,
-    hiddenSize,
-    intermediateSize: number('intermediate_size'),
-    numHiddenLayers: number('num_hidden_layers'),
-    numAttentionHeads,
-    numKeyValueHeads: number('num_key_value_heads', numAttentionHeads),
-    headDim,
-    vocabSize: number('vocab_size'),
-    maxPositionEmbeddings: Math.min(context, slidingWindow(json, path) ?? context),
-    rmsNormEps: number('rms_norm_eps', 1e-6),
-    ropeTheta,
-    ropeLayout: 'half',
-    ...(divisors ? { ropeFrequencyDivisors: divisors } : {}),
-    tieWordEmbeddings: json.tie_word_embeddings === true,
-  };
-  return checkConfig(config, path);
-}
-
-/**
- * The window of sliding attention, if the model uses it. Inside its window it is full attention; beyond it this
- * package would attend to more than the model was trained on, so the window is the limit of the context.
- */
-function slidingWindow(json: Json, path: string): number | undefined {
-  const window = json.sliding_window;
-  if (window === undefined || window === null) return undefined;
-  if (typeof window !== 'number' || !Number.isSafeInteger(window) || window < 1) {
-    throw new FormatError(path, 'sliding_window', `must be a count of tokens, got ${describeValue(window)}`);
-  }
-  // Qwen files state a window and switch it off beside it.
-  return json.model_type === 'mistral' || json.use_sliding_window === true ? window : undefined;
-}
-
-function refuseOptions(json: Json, path: string): void {
-  const activation = json.hidden_act ?? 'silu';
-  if (activation !== 'silu')
-    throw new UnsupportedModelError(path, `hidden_act ${describeValue(activation)}`, 'silu');
-  const partial = json.partial_rotary_factor;
-  if (partial !== undefined && partial !== null && partial !== 1) {
-    throw new UnsupportedModelError(path, `partial_rotary_factor ${describeValue(partial)}`, '1');
-  }
-  for (const key of ['attention_bias', 'mlp_bias']) {
-    if (json[key] === true) throw new UnsupportedModelError(path, `"${key}": true`, 'biases of Qwen2 only');
-  }
-  const quantization = json.quantization_config;
-  if (isObject(quantization)) {
-    const method = quantization.quant_method ?? 'unknown';
-    throw new UnsupportedModelError(
-      path,
-      `weights quantized by ${describeValue(method)}`,
-      'F32, F16, BF16, or GGUF',
-    );
-  }
 }
 
 async function readTokenizer(
@@ -238,13 +124,15 @@ async function openWeights(
   folder: FileFolder,
   opened: ByteSource[],
 ): Promise<{ tensors: StoredTensor[]; byteLength: number }> {
-  const index = await readJson(folder, INDEX_FILE);
+  // A whole file counts before an index, which may be left from before the shards were merged (as in transformers).
+  const whole = await folder.open(SINGLE_FILE);
+  const index = whole ? undefined : await readJson(folder, INDEX_FILE);
   const files = index ? shardNames(index, `${folder.name}/${INDEX_FILE}`) : [SINGLE_FILE];
   const tensors: StoredTensor[] = [];
   const names = new Map<string, string>();
   let byteLength = 0;
   for (const file of files) {
-    const source = await folder.open(file);
+    const source = whole ?? (await folder.open(file));
     if (!source) throw new FormatError(folder.name, file, await explainMissing(folder, file));
     opened.push(source);
     byteLength += source.size;
@@ -306,8 +194,4 @@ async function openText(folder: FileFolder, file: string): Promise<string | unde
   } finally {
     await source.close();
   }
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -7,6 +7,7 @@
 import { ConfigError, FormatError, LoadError } from '../errors.js';
 import { inNode } from '../platform.js';
 import { openGguf } from './gguf.js';
+import { arePartsOfOne, type Siblings } from './gguf-split.js';
 import { httpFolder, httpSource } from './http-source.js';
 import { hubFolder, isHubReference, parseHubReference } from './hub.js';
 import { CONFIG_FILE, openHuggingFace } from './hugging-face.js';
@@ -118,9 +119,9 @@ async function openModel(
   const { signal, fetch, headers } = options;
   const common: SourceOptions = { signal, fetch, headers, onBytes: (count) => progress.add(count) };
   const name = options.name ?? 'model';
-  const file = (each: ByteSource) => {
+  const file: OpenFile = (each, siblings) => {
     opened.push(each);
-    return openGguf(each);
+    return openGguf(each, siblings && keptOpen(siblings, opened));
   };
 
   if (source instanceof Uint8Array) return file(memorySource(source, name));
@@ -147,12 +148,14 @@ async function openModel(
     // Headers are meant for the user's own server; the hub gets its token.
     const folder = hubFolder(reference, { ...common, headers: undefined, hubUrl, accessToken });
     if (!reference.file) return openFolder(folder, file, opened);
-    return file(await openNamed(folder, reference.file));
+    return openNamed(folder, reference.file, file);
   }
   if (/^https?:\/\//i.test(location)) {
     const http = { ...common, onSize: (size: number) => progress.expect(size) };
     if (location.endsWith('/')) return openFolder(httpFolder(location, common), file, opened);
-    return file(await httpSource(location, http));
+    const name = decodeURIComponent(new URL(location).pathname.split('/').pop() ?? '');
+    const open = (sibling: string) => httpFolder(new URL('.', location).href, common).open(sibling);
+    return file(await httpSource(location, http), { name, open });
   }
   return openPath(location, common, file, opened);
 }
@@ -161,7 +164,7 @@ async function openModel(
 async function openPath(
   location: string,
   common: SourceOptions,
-  file: (source: ByteSource) => Promise<OpenModel>,
+  file: OpenFile,
   opened: ByteSource[],
 ): Promise<OpenModel> {
   if (!inNode()) {
@@ -181,15 +184,26 @@ async function openPath(
       'is one part of a model: give its folder, which has config.json, too',
     );
   }
-  return file(await fileSource(path, common));
+  const [, folder = '', name = ''] = /^(.*[/\\])?([^/\\]*)$/.exec(path) ?? [];
+  const open = (sibling: string) => directoryFolder(folder || '.', common).open(sibling);
+  return file(await fileSource(path, common), { name, open });
 }
 
-/** A folder is a Hugging Face model, or holds exactly one GGUF file. */
-async function openFolder(
-  folder: FileFolder,
-  file: (source: ByteSource) => Promise<OpenModel>,
-  opened: ByteSource[],
-): Promise<OpenModel> {
+/** Opens a GGUF file, and what it needs of the files beside it. */
+type OpenFile = (source: ByteSource, siblings?: Siblings) => Promise<OpenModel>;
+
+/** Collects the siblings that are opened, so that they are closed with the rest. */
+function keptOpen(siblings: Siblings, opened: ByteSource[]): Siblings {
+  const open = async (name: string) => {
+    const source = await siblings.open(name);
+    if (source) opened.push(source);
+    return source;
+  };
+  return { name: siblings.name, open };
+}
+
+/** A folder is a Hugging Face model, or holds exactly one GGUF file, or the parts of one. */
+async function openFolder(folder: FileFolder, file: OpenFile, opened: ByteSource[]): Promise<OpenModel> {
   const names = await folder.list();
   const models = names?.filter((name) => /\.gguf$/i.test(name)) ?? [];
   if (!names || names.includes(CONFIG_FILE)) {
@@ -197,7 +211,7 @@ async function openFolder(
     const weights = !names || names.some((name) => /^[^/]*\.safetensors(\.index\.json)?$/.test(name));
     if (weights || models.length === 0) return openHuggingFace(folder, opened);
   }
-  if (models.length === 1) return file(await openNamed(folder, models[0]));
+  if (models.length === 1 || arePartsOfOne(models)) return openNamed(folder, models[0], file);
   if (models.length === 0) {
     throw new FormatError(folder.name, 'folder', `has neither ${CONFIG_FILE} nor a .gguf file`);
   }
@@ -209,10 +223,12 @@ async function openFolder(
   );
 }
 
-async function openNamed(folder: FileFolder, name: string): Promise<ByteSource> {
-  const source = await folder.open(name);
-  if (source) return source;
+async function openNamed(folder: FileFolder, path: string, file: OpenFile): Promise<OpenModel> {
+  const source = await folder.open(path);
+  const [, inside, name] = /^(.*\/)?([^/]*)$/.exec(path) as unknown as [string, string | undefined, string];
+  const open = (sibling: string) => folder.open((inside ?? '') + sibling);
+  if (source) return file(source, { name, open });
   const models = (await folder.list())?.filter((each) => /\.gguf$/i.test(each)) ?? [];
   const choices = models.length > 0 ? `; there are ${models.join(', ')}` : '';
-  throw new LoadError(`${folder.name}/${name}`, `there is no such file${choices}`);
+  throw new LoadError(`${folder.name}/${path}`, `there is no such file${choices}`);
 }

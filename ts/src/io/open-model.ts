@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assembleWeights, readTensors, type StoredTensor, type TensorNames } from './assemble.js';
+import { assembleWeights, type ModelLayout, readTensors, type StoredTensor } from './assemble.js';
 import { fingerprintModel } from './fingerprint.js';
 import type { ModelFile, ModelHeader } from './model-file.js';
 
@@ -13,7 +13,7 @@ export interface OpenModel {
   readonly header: ModelHeader;
   /** The tensors that make up the model. */
   readonly selected: readonly StoredTensor[];
-  readonly names: TensorNames;
+  readonly layout: ModelLayout;
 }
 
 /**
@@ -22,8 +22,8 @@ export interface OpenModel {
  * @throws {LoadError} if they cannot be read
  * @throws {NumericError} if a norm gain or bias is not finite
  */
-export async function loadWeights({ header, selected, names }: OpenModel): Promise<ModelFile> {
+export async function loadWeights({ header, selected, layout }: OpenModel): Promise<ModelFile> {
   const bytes = await readTensors(selected);
-  const weights = assembleWeights(selected, bytes, header.config, names);
+  const weights = assembleWeights(selected, bytes, layout);
   return { ...header, weights, fingerprint: fingerprintModel(header.config, weights) };
 }

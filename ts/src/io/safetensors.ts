@@ -11,7 +11,7 @@
  * @module xquant/safetensors
  */
 
-import { FormatError, ShapeError } from '../errors.js';
+import { FormatError, ShapeError, UnsupportedModelError } from '../errors.js';
 import { alignedCopy } from '../numerics/bytes.js';
 import { decodeBfloat16, decodeFloat16 } from '../numerics/float16.js';
 import type { ByteSource } from './source.js';
@@ -31,6 +31,12 @@ export const SAFETENSORS_DTYPES = {
   U8: 1,
   BOOL: 1,
 } as const;
+
+/** Types of the format that are not read. */
+const OTHER_DTYPES = [
+  ...['U64', 'C64', 'F8_E4M3', 'F8_E5M2', 'F8_E8M0', 'F8_E4M3FNUZ', 'F8_E5M2FNUZ'],
+  ...['F6_E2M3', 'F6_E3M2', 'F4'],
+] as const;
 
 /** Element type of a tensor in a safetensors file. */
 export type SafetensorsDtype = keyof typeof SAFETENSORS_DTYPES;
@@ -336,6 +342,10 @@ function checkEntry(
 ): SafetensorsEntry {
   if (!isObject(value)) throw new FormatError(name, key, 'must be an object with dtype, shape, data_offsets');
   const { dtype, shape, data_offsets: offsets } = value;
+  if ((OTHER_DTYPES as readonly unknown[]).includes(dtype)) {
+    const known = Object.keys(SAFETENSORS_DTYPES).join(', ');
+    throw new UnsupportedModelError(name, `type ${dtype} of tensor "${key}"`, known);
+  }
   if (typeof dtype !== 'string' || !Object.hasOwn(SAFETENSORS_DTYPES, dtype)) {
     const known = Object.keys(SAFETENSORS_DTYPES).join(', ');
     throw new FormatError(name, key, `dtype must be one of ${known}, got ${JSON.stringify(dtype)}`);

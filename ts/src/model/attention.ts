@@ -9,15 +9,29 @@ import { linear, type Matrix, matrix, rowRange, transpose } from '../numerics/ma
 /** Query rows handled together; only memory and speed depend on it. */
 const QUERY_BLOCK = 64;
 
+/** How the attention of a layer can differ. */
+export interface AttentionOptions {
+  /** Multiplies scores. Default 1 / sqrt(headDim). */
+  readonly scale?: number;
+  /** Tokens that a query sees, its own included. Default all. */
+  readonly window?: number;
+}
+
 /**
- * `softmax(q k / sqrt(headDim)) v` for every head, each query seeing the keys up to its own position.
+ * `softmax(scale * q k) v` for every head, each query seeing the keys up to its own position, at most `window` of them.
  *
  * @param queries [tokens, heads * headDim], after RoPE; the last row stands at the last key's position
  * @param keys [length, kvHeads * headDim], after RoPE
  * @param values [length, kvHeads * headDim]
  * @returns fresh, [tokens, heads * headDim]
  */
-export function causalAttention(queries: Matrix, keys: Matrix, values: Matrix, headDim: number): Matrix {
+export function causalAttention(
+  queries: Matrix,
+  keys: Matrix,
+  values: Matrix,
+  headDim: number,
+  { scale = 1 / Math.sqrt(headDim), window = Number.POSITIVE_INFINITY }: AttentionOptions = {},
+): Matrix {
   const heads = queries.columns / headDim;
   const groupedHeads = queries.columns / keys.columns;
   const past = keys.rows - queries.rows;
@@ -32,7 +46,7 @@ export function causalAttention(queries: Matrix, keys: Matrix, values: Matrix, h
         const to = Math.min(from + QUERY_BLOCK, queries.rows);
         const visible = past + to; // keys that the last query of the block sees
         const scores = linear(rowRange(headQueries, from, to), rowRange(headKeys, 0, visible));
-        softmaxRows(scores, headDim, (r) => past + from + r + 1);
+        softmaxRows(scores, scale, window, past + from);
         const seen = matrix(headDim, visible);
         for (let c = 0; c < headDim; c++) {
           seen.data.set(headValues.data.subarray(c * keys.rows, c * keys.rows + visible), c * visible);
@@ -49,21 +63,23 @@ export function causalAttention(queries: Matrix, keys: Matrix, values: Matrix, h
 }
 
 /**
- * Softmax of `scores / sqrt(headDim)` in place over the first `visible(row)` columns; the rest become 0.
+ * Softmax of `scale * scores` in place; row r stands at position `firstPosition + r` and sees the columns up to that
+ * position, at most `window` of them. The rest become 0.
  */
-function softmaxRows(scores: Matrix, headDim: number, visible: (row: number) => number): void {
+function softmaxRows(scores: Matrix, scale: number, window: number, firstPosition: number): void {
   const { rows, columns, data } = scores;
-  const scale = 1 / Math.sqrt(headDim);
   for (let r = 0; r < rows; r++) {
     const line = data.subarray(r * columns, (r + 1) * columns);
-    const count = visible(r);
+    const end = firstPosition + r + 1;
+    const start = Math.max(0, end - window);
     let max = Number.NEGATIVE_INFINITY;
-    for (let i = 0; i < count; i++) max = Math.max(max, line[i]);
+    for (let i = start; i < end; i++) max = Math.max(max, line[i]);
     let sum = 0;
-    const weights = new Float64Array(count);
-    for (let i = 0; i < count; i++) sum += weights[i] = Math.exp((line[i] - max) * scale);
-    for (let i = 0; i < count; i++) line[i] = weights[i] / sum;
-    line.fill(0, count);
+    const weights = new Float64Array(end);
+    for (let i = start; i < end; i++) sum += weights[i] = Math.exp((line[i] - max) * scale);
+    for (let i = start; i < end; i++) line[i] = weights[i] / sum;
+    line.fill(0, 0, start);
+    line.fill(0, end);
   }
 }
 

@@ -51,10 +51,10 @@ export function rmsNorm(stream: Matrix, gain: Float32Array, epsilon: number): Ma
 }
 
 /**
- * The norm of each head on its own: Qwen3's QK-norm, applied between projection and RoPE.
+ * QK-norm, applied between projection and RoPE: of each head on its own (Qwen3), or of all heads together (OLMo 2).
  *
  * @param rows [tokens, heads * headDim]
- * @param gain [headDim], the same for all heads
+ * @param gain [headDim], the same for all heads, or [heads * headDim]
  * @returns fresh, same shape
  */
 export function normalizeHeads(rows: Matrix, gain: Float32Array, epsilon: number): Matrix {

@@ -4,27 +4,47 @@
  *     half          pairs (i, i + headDim/2)      Hugging Face files
  *     interleaved   pairs (2i, 2i + 1)            GGUF files of the llama architecture
  *
- * It is applied to queries and to rematerialized keys with absolute positions, never to what is stored.
+ * It is applied to queries and to rematerialized keys with absolute positions, never to what is stored. Pairs that a
+ * family leaves as they are (partial RoPE, NoPE) have the frequency 0.
  *
  * @module
  */
 
 import { type Matrix, matrix } from '../numerics/matrix.js';
-import type { ModelConfig, RopeLayout } from './config.js';
+import type { ModelConfig, RopeConfig, RopeLayout } from './config.js';
+
+/** The rotation of one layer. */
+export interface Rope {
+  /** Radians per position of each pair, in f64; 0 where a pair is not rotated. [headDim / 2] */
+  readonly frequencies: Float64Array;
+  /** What each pair is multiplied by; 1 where it is not rotated, absent for all ones. [headDim / 2] */
+  readonly magnitudes?: Float64Array;
+}
 
 /**
- * Radians per position of each pair: `theta^(-2i/headDim)`, divided by the scaling of long-context models.
+ * Radians per position of each pair: `theta^(-2i/rotaryDim)`, divided by the scaling of long-context models, and 0
+ * for pairs that are not rotated.
  *
- * @returns [headDim / 2], in f64
+ * @returns fresh, [headDim / 2], in f64
  */
 export function ropeFrequencies(
-  config: Pick<ModelConfig, 'headDim' | 'ropeTheta' | 'ropeFrequencyDivisors'>,
+  config: RopeConfig & Pick<ModelConfig, 'headDim' | 'rotaryDim'>,
 ): Float64Array {
-  const { headDim, ropeTheta, ropeFrequencyDivisors } = config;
-  return Float64Array.from(
-    { length: headDim / 2 },
-    (_, i) => ropeTheta ** ((-2 * i) / headDim) / (ropeFrequencyDivisors?.[i] ?? 1),
+  const { headDim, rotaryDim = headDim, ropeTheta, ropeFrequencyDivisors } = config;
+  return Float64Array.from({ length: headDim / 2 }, (_, i) =>
+    i < rotaryDim / 2 ? ropeTheta ** ((-2 * i) / rotaryDim) / (ropeFrequencyDivisors?.[i] ?? 1) : 0,
   );
+}
+
+/** The rotation of one layer of a model. */
+export function layerRope(config: ModelConfig, layer: number): Rope {
+  const { headDim, rotaryDim = headDim, layers } = config;
+  const own = layers?.[layer].rope ?? config;
+  if (own === 'none') return { frequencies: new Float64Array(headDim / 2) };
+  const frequencies = ropeFrequencies({ ...own, headDim, rotaryDim });
+  const { ropeMagnitude = 1 } = own;
+  if (ropeMagnitude === 1) return { frequencies };
+  return { frequencies, magnitudes: frequencies.map((_, i) => (i < rotaryDim / 2 ? ropeMagnitude : 1)) };
 }
 
 /**
@@ -32,6 +52,7 @@ export function ropeFrequencies(
  *
  * @param rows [tokens, heads * headDim]
  * @param frequencies [headDim / 2], radians per position
+ * @param magnitudes [headDim / 2], multiply the rotated pairs; absent for all ones
  * @returns fresh, same shape
  */
 export function applyRope(
@@ -39,6 +60,7 @@ export function applyRope(
   firstPosition: number,
   frequencies: Float64Array,
   layout: RopeLayout,
+  magnitudes?: Float64Array,
 ): Matrix {
   const pairs = frequencies.length;
   const headDim = 2 * pairs;
@@ -47,8 +69,8 @@ export function applyRope(
   for (let r = 0; r < rows.rows; r++) {
     for (let i = 0; i < pairs; i++) {
       const angle = (firstPosition + r) * frequencies[i];
-      const cos = Math.cos(angle);
-      const sin = Math.sin(angle);
+      const cos = Math.cos(angle) * (magnitudes?.[i] ?? 1);
+      const sin = Math.sin(angle) * (magnitudes?.[i] ?? 1);
       for (let head = 0; head < rows.columns; head += headDim) {
         const first = r * rows.columns + head + i * step;
         const second = first + distance;

@@ -1,5 +1,5 @@
 /**
- * The whole forward pass of a Llama-family model on one page, with a cache that stores layer inputs.
+ * The whole forward pass of a decoder-only transformer on one page, with a cache that stores layer inputs.
  *
  * This is the reference: every dot product is summed in f64 and every stored tensor is rounded to f32 once.
  * It is slow on purpose (see the README for how slow) and is what the WebAssembly engine is held to.
@@ -22,14 +22,14 @@ import type {
   ModelCache,
 } from '../cache/types.js';
 import { CacheStateError, DisposedError } from '../errors.js';
-import { add, concatRows, linear, type Matrix, matrix, row, rowRange } from '../numerics/matrix.js';
+import { add, concatRows, linear, type Matrix, matrix, row, rowRange, scale } from '../numerics/matrix.js';
 import { causalAttention } from './attention.js';
-import { assertModelConfig, derivedSizes, type ModelConfig } from './config.js';
+import { assertModelConfig, derivedSizes, type ModelConfig, slidingWindow } from './config.js';
 import type { BatchOptions, ForwardOptions, LanguageModel, TappedTensor } from './language-model.js';
 import { mlp } from './mlp.js';
 import { pauseForEvents } from './pause.js';
 import { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './rms-norm.js';
-import { applyRope, ropeFrequencies } from './rope.js';
+import { applyRope, layerRope, type Rope } from './rope.js';
 import { assertBatch, assertCache, assertForwardOptions, assertMode, assertTokens } from './tokens.js';
 import { assertWeightShapes, type ReferenceWeights } from './weights.js';
 
@@ -41,7 +41,8 @@ export class ReferenceModel implements LanguageModel {
   readonly projections: readonly KeyValueProjection[];
   /** SVD factors for the latent forms; see io/svd-factors.ts to load them from a file. */
   readonly factors: ComputedFactors;
-  readonly #frequencies: Float64Array;
+  /** Of each layer. */
+  readonly #ropes: readonly Rope[];
   #weights: ReferenceWeights | undefined;
 
   /**
@@ -53,7 +54,7 @@ export class ReferenceModel implements LanguageModel {
     assertWeightShapes(weights, config);
     this.config = config;
     this.#weights = weights;
-    this.#frequencies = ropeFrequencies(config);
+    this.#ropes = weights.layers.map((_, layer) => layerRope(config, layer));
     this.projections = keyValueProjections(config, weights);
     this.factors = new ComputedFactors(this.projections, onFactor);
   }
@@ -83,13 +84,15 @@ export class ReferenceModel implements LanguageModel {
     cache: ReferenceCache,
     options: ForwardOptions,
   ): Promise<Matrix> {
-    let stream = embed(ids, weights.embedding); // [T, hiddenSize]
+    const { rmsNormEps, embeddingScale, logitScale } = this.config;
+    let stream = scale(embed(ids, weights.embedding), embeddingScale); // [T, hiddenSize]
     for (const [index, layer] of weights.layers.entries()) {
       await pauseForEvents(options.signal);
       stream = this.#layer(index, stream, layer, cache.layers[index], options);
     }
     const last = options.logits === 'all' ? stream : rowRange(stream, stream.rows - 1, stream.rows);
-    return linear(rmsNorm(last, weights.outputNorm, this.config.rmsNormEps), weights.output); // [1 or T, vocabSize]
+    const logits = linear(rmsNorm(last, weights.outputNorm, rmsNormEps), weights.output); // [1 or T, vocabSize]
+    return scale(logits, logitScale);
   }
 
   /** One sequence after another. */
@@ -129,11 +132,13 @@ export class ReferenceModel implements LanguageModel {
     cache: LayerCache,
     { mode = 'generation', onTensor }: ForwardOptions,
   ): Matrix {
-    const { headDim, rmsNormEps, ropeLayout } = this.config;
+    const { headDim, rmsNormEps, ropeLayout, activation, residualScale, attentionScale } = this.config;
+    const { frequencies, magnitudes } = this.#ropes[index];
     const show = (tensor: TappedTensor, value: Matrix) => onTensor?.({ layer: index, tensor, value, cache });
 
-    const normalized = normalizeRows(stream, rmsNormEps); // [T, hiddenSize]
-    const x = applyGain(normalized, weights.attentionNorm); // the X of the paper
+    // The X of the paper; without an input norm it is the stream itself.
+    const normalized = weights.attentionNorm ? normalizeRows(stream, rmsNormEps) : stream; // [T, hiddenSize]
+    const x = weights.attentionNorm ? applyGain(normalized, weights.attentionNorm) : stream;
     show('stream', stream);
     show('normalized', normalized);
     show('x', x);
@@ -153,16 +158,23 @@ export class ReferenceModel implements LanguageModel {
     show('values', values);
 
     const attended = causalAttention(
-      applyRope(queries, position, this.#frequencies, ropeLayout),
-      applyRope(keys, 0, this.#frequencies, ropeLayout),
+      applyRope(queries, position, frequencies, ropeLayout, magnitudes),
+      applyRope(keys, 0, frequencies, ropeLayout, magnitudes),
       values,
       headDim,
+      { scale: attentionScale, window: slidingWindow(this.config, index) },
     );
-    const attentionOutput = linear(attended, weights.wO);
+    let attentionOutput = linear(attended, weights.wO, weights.bO);
+    if (weights.attentionPostNorm)
+      attentionOutput = rmsNorm(attentionOutput, weights.attentionPostNorm, rmsNormEps);
+    attentionOutput = scale(attentionOutput, residualScale);
     show('attentionOutput', attentionOutput);
     const middle = add(stream, attentionOutput);
 
-    const mlpOutput = mlp(rmsNorm(middle, weights.mlpNorm, rmsNormEps), weights);
+    const mlpInput = weights.mlpNorm ? rmsNorm(middle, weights.mlpNorm, rmsNormEps) : middle;
+    let mlpOutput = mlp(mlpInput, weights, activation);
+    if (weights.mlpPostNorm) mlpOutput = rmsNorm(mlpOutput, weights.mlpPostNorm, rmsNormEps);
+    mlpOutput = scale(mlpOutput, residualScale);
     show('mlpOutput', mlpOutput);
     return add(middle, mlpOutput);
   }
@@ -220,8 +232,8 @@ function keyValueProjections(config: ModelConfig, weights: ReferenceWeights): Ke
     wV,
     bK,
     bV,
-    normGain: attentionNorm,
-    normalize: (stream) => normalizeRows(stream, rmsNormEps),
+    normGain: attentionNorm ?? new Float32Array(hiddenSize).fill(1),
+    normalize: (stream) => (attentionNorm ? normalizeRows(stream, rmsNormEps) : stream),
     finishKeys: (keys) => (keyNorm ? normalizeHeads(keys, keyNorm, rmsNormEps) : keys),
   }));
 }

@@ -1,6 +1,6 @@
 /**
- * The weights of a Llama-family model, by role. `T` is what a linear layer's matrix is: a plain f32 matrix
- * for the reference, the bytes of the file for the engine.
+ * The weights of a model, by role. `T` is how a matrix is held: a plain f32 matrix for the reference, the bytes of
+ * the file for the engine.
  *
  * @module
  */
@@ -9,38 +9,12 @@ import { NumericError, ShapeError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { dequantizeWeights, type WeightTensor } from '../quant/weight-types.js';
 import { derivedSizes, type ModelConfig } from './config.js';
+import { LAYER_TENSORS, layerTensors, MATRIX_ROLES, type MatrixRole, type VectorRole } from './tensors.js';
 
-/** One transformer layer. Matrices are [outChannels, inChannels], as files store them. */
-export interface LayerWeights<T> {
-  /** [hiddenSize] */
-  readonly attentionNorm: Float32Array;
-  /** [queryDim, hiddenSize] */
-  readonly wQ: T;
-  /** [kvDim, hiddenSize] */
-  readonly wK: T;
-  /** [kvDim, hiddenSize] */
-  readonly wV: T;
-  /** [hiddenSize, queryDim] */
-  readonly wO: T;
-  /** [queryDim], Qwen2 */
-  readonly bQ?: Float32Array;
-  /** [kvDim], Qwen2 */
-  readonly bK?: Float32Array;
-  /** [kvDim], Qwen2 */
-  readonly bV?: Float32Array;
-  /** Gain of the norm of each query head, Qwen3. [headDim] */
-  readonly queryNorm?: Float32Array;
-  /** Gain of the norm of each key head, Qwen3. [headDim] */
-  readonly keyNorm?: Float32Array;
-  /** [hiddenSize] */
-  readonly mlpNorm: Float32Array;
-  /** [intermediateSize, hiddenSize] */
-  readonly wGate: T;
-  /** [intermediateSize, hiddenSize] */
-  readonly wUp: T;
-  /** [hiddenSize, intermediateSize] */
-  readonly wDown: T;
-}
+/** One transformer layer; tensors.ts has shape and meaning of each. Vectors that a model lacks are absent. */
+export type LayerWeights<T> = { readonly [role in MatrixRole]: T } & {
+  readonly [role in VectorRole]?: Float32Array;
+};
 
 /** A whole model. */
 export interface ModelWeights<T> {
@@ -59,11 +33,8 @@ export type FileWeights = ModelWeights<WeightTensor>;
 /** Weights of the reference: everything in f32. */
 export type ReferenceWeights = ModelWeights<Matrix>;
 
-const MATRIX_ROLES = ['wQ', 'wK', 'wV', 'wO', 'wGate', 'wUp', 'wDown'] as const;
-const VECTOR_ROLES = ['attentionNorm', 'mlpNorm', 'bQ', 'bK', 'bV', 'queryNorm', 'keyNorm'] as const;
-
 /**
- * Requires every tensor to have the shape that the config implies, and every vector to be finite.
+ * Requires exactly the tensors that the config implies, of the shapes that it implies, and every vector to be finite.
  *
  * @throws {ShapeError} names layer and tensor
  * @throws {NumericError} if a norm gain or bias is not finite
@@ -72,37 +43,25 @@ export function assertWeightShapes(
   weights: ModelWeights<{ rows: number; columns: number }>,
   config: ModelConfig,
 ): void {
-  const { hiddenSize, intermediateSize, vocabSize, headDim } = config;
-  const { queryDim, kvDim } = derivedSizes(config);
-  const matrices: Record<(typeof MATRIX_ROLES)[number], [number, number]> = {
-    wQ: [queryDim, hiddenSize],
-    wK: [kvDim, hiddenSize],
-    wV: [kvDim, hiddenSize],
-    wO: [hiddenSize, queryDim],
-    wGate: [intermediateSize, hiddenSize],
-    wUp: [intermediateSize, hiddenSize],
-    wDown: [hiddenSize, intermediateSize],
-  };
-  const vectors: Record<(typeof VECTOR_ROLES)[number], number> = {
-    attentionNorm: hiddenSize,
-    mlpNorm: hiddenSize,
-    bQ: queryDim,
-    bK: kvDim,
-    bV: kvDim,
-    queryNorm: headDim,
-    keyNorm: headDim,
-  };
+  const { hiddenSize, vocabSize } = config;
   if (weights.layers.length !== config.numHiddenLayers) {
     throw new ShapeError('weights', 'layers', [config.numHiddenLayers], [weights.layers.length]);
   }
   assertShape(weights.embedding, [vocabSize, hiddenSize], 'embedding');
   assertShape(weights.output, [vocabSize, hiddenSize], 'output');
-  assertVector(weights.outputNorm, hiddenSize, 'outputNorm');
+  assertVector(weights.outputNorm, [hiddenSize], 'outputNorm');
+  const expected = new Map(layerTensors(config, derivedSizes(config)).map((each) => [each.role, each.shape]));
   for (const [index, layer] of weights.layers.entries()) {
-    for (const role of MATRIX_ROLES) assertShape(layer[role], matrices[role], `layer ${index} ${role}`);
-    for (const role of VECTOR_ROLES) {
-      const vector = layer[role];
-      if (vector) assertVector(vector, vectors[role], `layer ${index} ${role}`);
+    for (const role of Object.keys(LAYER_TENSORS) as (keyof typeof LAYER_TENSORS)[]) {
+      const tensor = layer[role];
+      const shape = expected.get(role);
+      const name = `layer ${index} ${role}`;
+      if (!tensor) {
+        if (shape) throw new ShapeError('weights', name, shape, []);
+      } else if (!shape) {
+        throw new ShapeError('weights', name, ['no tensor in this model'], sizeOf(tensor));
+      } else if (tensor instanceof Float32Array) assertVector(tensor, shape, name);
+      else assertShape(tensor, shape, name);
     }
   }
 }
@@ -129,7 +88,7 @@ export function referenceWeights(weights: FileWeights): ReferenceWeights {
     layers: weights.layers.map((layer) => ({
       ...layer,
       ...(Object.fromEntries(MATRIX_ROLES.map((role) => [role, decode(layer[role])])) as Record<
-        (typeof MATRIX_ROLES)[number],
+        MatrixRole,
         Matrix
       >),
     })),
@@ -138,9 +97,13 @@ export function referenceWeights(weights: FileWeights): ReferenceWeights {
   };
 }
 
+function sizeOf(tensor: Float32Array | { rows: number; columns: number }): number[] {
+  return tensor instanceof Float32Array ? [tensor.length] : [tensor.rows, tensor.columns];
+}
+
 function assertShape(
   tensor: { rows: number; columns: number },
-  expected: [number, number],
+  expected: readonly number[],
   name: string,
 ): void {
   if (tensor.rows !== expected[0] || tensor.columns !== expected[1]) {
@@ -148,8 +111,8 @@ function assertShape(
   }
 }
 
-function assertVector(vector: Float32Array, length: number, name: string): void {
-  if (vector.length !== length) throw new ShapeError('weights', name, [length], [vector.length]);
+function assertVector(vector: Float32Array, expected: readonly number[], name: string): void {
+  if (vector.length !== expected[0]) throw new ShapeError('weights', name, expected, [vector.length]);
   const bad = vector.findIndex((value) => !Number.isFinite(value));
   if (bad >= 0) {
     throw new NumericError(

@@ -180,6 +180,22 @@ export function add(a: Matrix, b: Matrix): Matrix {
 }
 
 /**
+ * `a * factor`.
+ *
+ * @param factor absent: 1
+ * @returns fresh, or `a` itself if the factor is 1
+ */
+export function scale(a: Matrix, factor = 1): Matrix {
+  return factor === 1
+    ? a
+    : matrix(
+        a.rows,
+        a.columns,
+        a.data.map((value) => value * factor),
+      );
+}
+
+/**
  * `a - b`, each difference rounded to f32.
  *
  * @param a [rows, columns], @param b [rows, columns]

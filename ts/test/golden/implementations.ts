@@ -278,6 +278,7 @@ function attendOutputs(bench: Bench, inputs: CaseInputs): Outputs {
       kvHeads,
       0,
       1,
+      0,
       bench.reserve(attendScratchBytes(tokens)),
     );
   }

@@ -54,6 +54,7 @@ export function engineOfProjections(
   options: WasmModelOptions = { threads: 1 },
 ): Promise<WasmModel> {
   const { hiddenSize, headDim } = shape;
+  const biased = projections[0].bK !== undefined;
   const config: ModelConfig = {
     ...shape,
     architecture: 'qwen3',
@@ -64,6 +65,7 @@ export function engineOfProjections(
     ropeTheta: 10000,
     ropeLayout: 'half',
     tieWordEmbeddings: true,
+    ...(biased ? { qkvBias: true, qkNorm: 'head' } : {}),
   };
   const random = (rows: number, columns: number, seed: number) => gaussianMatrix(rows, columns, seed);
   const queryDim = shape.numAttentionHeads * headDim;
@@ -74,8 +76,10 @@ export function engineOfProjections(
     wK,
     wV,
     wO: random(hiddenSize, queryDim, layer + 50),
+    bQ: biased ? new Float32Array(queryDim) : undefined,
     bK,
     bV,
+    queryNorm: biased ? new Float32Array(headDim).fill(1) : undefined,
     // The gain is in the closure: a vector of ones comes out as the gain, but for epsilon.
     keyNorm: bK && finishKeys(matrix(1, headDim, new Float32Array(headDim).fill(1000))).data,
     mlpNorm: normGain,

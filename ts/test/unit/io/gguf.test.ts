@@ -7,7 +7,12 @@ import { loadModelFile, readModelHeader } from '../../../src/io/load-model.js';
 import { referenceWeights } from '../../../src/model/weights.js';
 import { WEIGHT_TYPES } from '../../../src/quant/weight-types.js';
 import { Tokenizer } from '../../../src/text/tokenizer.js';
-import { tinyModelGguf, writeGguf } from '../../helpers/gguf-writer.js';
+import {
+  type GgufWriteValue,
+  type TinyModelOptions,
+  tinyModelGguf,
+  writeGguf,
+} from '../../helpers/gguf-writer.js';
 
 const load = (bytes: Uint8Array) => loadModelFile(bytes, { name: 'tiny.gguf' });
 
@@ -93,11 +98,23 @@ describe('a GGUF model', () => {
     expect(linear.config.ropeFrequencyDivisors).toEqual(new Float32Array(8).fill(4));
   });
 
-  it('limits the context to a sliding window', async () => {
-    const edit = ({ metadata }: { metadata: Record<string, unknown> }) => {
-      metadata['llama.attention.sliding_window'] = 100;
+  it('takes a sliding window, of all layers or of those that the file lists', async () => {
+    const windows = async (more: Record<string, GgufWriteValue>) => {
+      const edit: TinyModelOptions['edit'] = ({ metadata }) => Object.assign(metadata, more);
+      return (await load(tinyModelGguf({ layers: 3, edit }))).config.layers;
     };
-    expect((await load(tinyModelGguf({ edit }))).config.maxPositionEmbeddings).toBe(100);
+    const window = { 'llama.attention.sliding_window': 100 };
+    expect(await windows(window)).toEqual([1, 2, 3].map(() => ({ slidingWindow: 100 })));
+    expect(await windows({ 'llama.attention.sliding_window': 256 })).toBeUndefined(); // the whole context
+    const pattern = { ...window, 'llama.attention.sliding_window_pattern': 2 };
+    expect(await windows(pattern)).toEqual([{ slidingWindow: 100 }, {}, { slidingWindow: 100 }]);
+  });
+
+  it('takes the factor of attention that scaling states', async () => {
+    const edit: TinyModelOptions['edit'] = ({ metadata }) => {
+      metadata['llama.rope.scaling.attn_factor'] = 1.25;
+    };
+    expect((await load(tinyModelGguf({ edit }))).config.ropeMagnitude).toBe(1.25);
   });
 
   it('has a fingerprint that depends on the weights alone', async () => {
@@ -222,12 +239,12 @@ describe('a bad GGUF file', () => {
       /blk\.0\.ffn_gate_inp\.weight/,
     ],
     [
-      'biases that llama does not have',
+      'one bias of three',
       ({ tensors }) => {
         tensors.push({ ...tensors[1], name: 'blk.0.attn_q.bias' });
       },
-      UnsupportedModelError,
-      /attn_q\.bias/,
+      FormatError,
+      /attn_k\.bias: the tensor is missing/,
     ],
     [
       'a tensor twice',
@@ -312,12 +329,28 @@ describe('a bad GGUF file', () => {
       /general\.architecture: the metadata key is missing/,
     ],
     [
-      'yarn scaling',
+      'unknown scaling',
       ({ metadata }) => {
-        metadata['llama.rope.scaling.type'] = 'yarn';
+        metadata['llama.rope.scaling.type'] = 'xpos';
       },
       UnsupportedModelError,
-      /"yarn"/,
+      /"xpos"/,
+    ],
+    [
+      'layers that predict more tokens',
+      ({ metadata }) => {
+        metadata['llama.nextn_predict_layers'] = 1;
+      },
+      UnsupportedModelError,
+      /nextn_predict_layers = 1/,
+    ],
+    [
+      'capped logits',
+      ({ metadata }) => {
+        metadata['llama.final_logit_softcapping'] = 30;
+      },
+      UnsupportedModelError,
+      /final_logit_softcapping = 30/,
     ],
     [
       'experts',
@@ -381,8 +414,8 @@ describe('a bad GGUF file', () => {
       ({ metadata }) => {
         metadata['split.count'] = 3;
       },
-      UnsupportedModelError,
-      /split over 3/,
+      FormatError,
+      /is one of 3 parts: give the path/,
     ],
   ])('with %s is refused by name', async (_, edit, errorClass, message) => {
     const error = await load(tinyModelGguf({ edit })).catch((caught) => caught);

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { FormatError, LoadError, ShapeError, UnsupportedModelError } from '../../../src/errors.js';
-import { readConfig } from '../../../src/io/hugging-face.js';
+import { readConfig } from '../../../src/io/hugging-face-config.js';
 import { loadModelFile, readModelHeader } from '../../../src/io/load-model.js';
 import { llama3Divisors } from '../../../src/io/rope-scaling.js';
 import { toSafeTensor } from '../../../src/io/safetensors.js';
@@ -45,6 +45,13 @@ describe('a Hugging Face folder', () => {
     expect(tokenizer.eosTokenIds).toEqual([0]);
     expect(model.weights.output).toBe(model.weights.embedding);
     expect(referenceWeights(model.weights).layers).toHaveLength(2);
+  });
+
+  it('in one file is read from it, whatever an index left from before says', async () => {
+    const whole = await load({});
+    const stale = json({ weight_map: { 'model.norm.weight': 'model-00001-of-00002.safetensors' } });
+    const model = await load({}, (files) => files.set('model.safetensors.index.json', stale));
+    expect(model.fingerprint).toBe(whole.fingerprint);
   });
 
   it('in shards gives the same model', async () => {
@@ -139,14 +146,15 @@ describe('a Hugging Face folder', () => {
     ],
     ['another architecture', { config: { model_type: 'gemma2' } }, UnsupportedModelError, /"gemma2"/],
     ['another activation', { config: { hidden_act: 'gelu' } }, UnsupportedModelError, /"gelu"/],
-    ['biases', { config: { attention_bias: true } }, UnsupportedModelError, /attention_bias/],
+    ['biases that are missing', { config: { attention_bias: true } }, FormatError, /q_proj\.bias/],
+    ['attention in both directions', { config: { is_causal: false } }, UnsupportedModelError, /is_causal/],
     [
       'quantized weights',
       { config: { quantization_config: { quant_method: 'gptq' } } },
       UnsupportedModelError,
       /gptq/,
     ],
-    ['yarn', { config: { rope_scaling: { type: 'yarn', factor: 2 } } }, UnsupportedModelError, /"yarn"/],
+    ['unknown scaling', { config: { rope_scaling: { type: 'xpos' } } }, UnsupportedModelError, /"xpos"/],
     ['a size that is text', { config: { hidden_size: '64' } }, FormatError, /hidden_size: must be a number/],
     ['uneven heads', { config: { num_key_value_heads: 3 } }, FormatError, /numKeyValueHeads/],
   ])('with %s is refused by name', async (_, options, errorClass, message) => {
@@ -173,7 +181,10 @@ describe('a Hugging Face folder', () => {
     ],
     [
       'an index that points outside',
-      (files) => files.set('model.safetensors.index.json', json({ weight_map: { a: '../x.safetensors' } })),
+      (files) => {
+        files.delete('model.safetensors');
+        files.set('model.safetensors.index.json', json({ weight_map: { a: '../x.safetensors' } }));
+      },
       /must name a \.safetensors file of the folder/,
     ],
     [
@@ -208,26 +219,44 @@ describe('config.json', () => {
     );
   });
 
-  it('claiming 2^40 layers is refused at the first that is missing', async () => {
+  it('claiming more layers than there are is refused at the first that is missing', async () => {
     const files = tinyFolder();
     files.set(
       'config.json',
-      json({ ...LLAMA, num_key_value_heads: 2, tie_word_embeddings: true, num_hidden_layers: 2 ** 40 }),
+      json({ ...LLAMA, num_key_value_heads: 2, tie_word_embeddings: true, num_hidden_layers: 2 ** 16 }),
     );
     const error = await loadModelFile(asFiles(files)).catch((caught) => caught);
     expect(error).toBeInstanceOf(FormatError);
     expect(error.message).toMatch(/model\.layers\.2\.input_layernorm\.weight: the tensor is missing/);
   });
 
-  it('limits the context to the window of Mistral, not to one that Qwen switches off', () => {
+  it('claiming 2^40 layers is refused at once', () => {
+    expect(() => readConfig({ ...LLAMA, num_hidden_layers: 2 ** 40 }, 'c')).toThrow(
+      /layers: must be a count/,
+    );
+  });
+
+  it('takes the window of Mistral, not one that Qwen switches off', () => {
+    const windows = (options: object) => {
+      const { layers, numHiddenLayers } = readConfig({ ...LLAMA, ...options }, 'c');
+      return Array.from({ length: numHiddenLayers }, (_, i) => layers?.[i].slidingWindow);
+    };
     const window = { sliding_window: 1000 };
-    expect(readConfig({ ...LLAMA, ...window, model_type: 'mistral' }, 'c').maxPositionEmbeddings).toBe(1000);
-    expect(readConfig({ ...LLAMA, ...window, model_type: 'qwen2' }, 'c').maxPositionEmbeddings).toBe(4096);
-    const on = { ...LLAMA, ...window, model_type: 'qwen2', use_sliding_window: true };
-    expect(readConfig(on, 'c').maxPositionEmbeddings).toBe(1000);
+    const none = windows({});
+    expect(none.every((each) => each === undefined)).toBe(true);
+    expect(windows({ ...window, model_type: 'mistral' })).toEqual(none.map(() => 1000));
+    expect(windows({ sliding_window: null, model_type: 'mistral' })).toEqual(none);
+    expect(windows({ ...window, model_type: 'qwen2' })).toEqual(none);
+    const on = { ...window, model_type: 'qwen2', use_sliding_window: true };
+    expect(windows({ ...on, max_window_layers: 1 })).toEqual(none.map((_, i) => (i >= 1 ? 1000 : undefined)));
     expect(
-      readConfig({ ...LLAMA, sliding_window: null, model_type: 'mistral' }, 'c').maxPositionEmbeddings,
-    ).toBe(4096);
+      windows({ ...on, layer_types: none.map((_, i) => (i === 0 ? 'sliding' : 'full') + '_attention') }),
+    ).toEqual(none.map((_, i) => (i === 0 ? 1000 : undefined)));
+  });
+
+  it('has a window only where it is narrower than the context', () => {
+    const wide = { ...LLAMA, model_type: 'mistral', sliding_window: 4096 };
+    expect(readConfig(wide, 'c')).not.toHaveProperty('layers');
   });
 
   it('with absurd sizes is refused before anything is allocated', () => {
@@ -246,6 +275,16 @@ describe('config.json', () => {
     const config = readConfig({ ...LLAMA, rope_parameters: newer }, 'c');
     expect(config.ropeFrequencyDivisors).toEqual(linear);
     expect(config.ropeTheta).toBe(500000);
+    // Where both are, transformers takes the old name, and theta from beside it.
+    const both = {
+      ...LLAMA,
+      rope_theta: 20000,
+      rope_parameters: newer,
+      rope_scaling: { type: 'linear', factor: 2 },
+    };
+    expect(readConfig(both, 'c').ropeFrequencyDivisors).toEqual(new Float32Array(8).fill(2));
+    expect(readConfig(both, 'c').ropeTheta).toBe(20000);
+    expect(readConfig({ ...both, rope_scaling: {} }, 'c').ropeTheta).toBe(500000);
     expect(() => readConfig({ ...LLAMA, rope_scaling: { type: 'linear' } }, 'c')).toThrow(
       /rope_scaling\.factor/,
     );

@@ -1,6 +1,6 @@
 import { fc, test as property } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
-import { FormatError, ShapeError } from '../../../src/errors.js';
+import { FormatError, ShapeError, UnsupportedModelError } from '../../../src/errors.js';
 import {
   parseSafetensorsHeader,
   readSafetensors,
@@ -104,6 +104,12 @@ describe('safetensors', () => {
     expect(() => toSafeTensor(Float32Array.of(1), [2])).toThrow(ShapeError);
     expect(() => toSafeTensor(Float32Array.of(1), [1], 'F16')).toThrow(ShapeError);
     expect(() => writeSafetensors({ __metadata__: toSafeTensor(Uint8Array.of(1)) })).toThrow(RangeError);
+  });
+
+  it.each(['F8_E4M3', 'F8_E5M2', 'U64'])('names type %s, which is not read, and the tensor', (dtype) => {
+    const bytes = raw({ w: { dtype, shape: [8], data_offsets: [0, 8] } }, 8);
+    expect(() => readSafetensors(bytes, 'x')).toThrow(UnsupportedModelError);
+    expect(() => readSafetensors(bytes, 'x')).toThrow(`type ${dtype} of tensor "w"`);
   });
 
   it('reads offsets beyond 2 GB', () => {

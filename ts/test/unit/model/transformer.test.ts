@@ -52,20 +52,20 @@ describe('the family', () => {
     const plain = await logits(TINY_CONFIG, weights);
     const vector = (length: number, value: number) => new Float32Array(length).fill(value);
     const width = numAttentionHeads * headDim;
-    for (const extra of [
-      { bQ: vector(width, 0.3) },
-      { bV: vector(width, 0.3) },
-      { queryNorm: vector(headDim, 1) },
-      { keyNorm: vector(headDim, 1) },
-    ]) {
+    const none = { bQ: vector(width, 0), bK: vector(width, 0), bV: vector(width, 0) };
+    const withExtra = (config: Partial<ModelConfig>, extra: object) => {
       const layers = weights.layers.map((layer) => ({ ...layer, ...extra }));
-      expect(largestDifference(await logits(TINY_CONFIG, { ...weights, layers }), plain)).toBeGreaterThan(
-        1e-3,
-      );
+      return logits({ ...TINY_CONFIG, ...config }, { ...weights, layers });
+    };
+    for (const role of ['bQ', 'bK', 'bV']) {
+      const biased = await withExtra({ qkvBias: true }, { ...none, [role]: vector(width, 0.3) });
+      expect(largestDifference(biased, plain), role).toBeGreaterThan(1e-3);
     }
-    // A zero bias, and a key bias that all keys share (softmax does not see it without RoPE), change nothing.
-    const zero = weights.layers.map((layer) => ({ ...layer, bK: vector(width, 0), bQ: vector(width, 0) }));
-    expect(await logits(TINY_CONFIG, { ...weights, layers: zero })).toEqual(plain);
+    const norms = { queryNorm: vector(headDim, 1), keyNorm: vector(headDim, 1) };
+    expect(largestDifference(await withExtra({ qkNorm: 'head' }, norms), plain)).toBeGreaterThan(1e-3);
+    expect(await withExtra({ qkvBias: true }, none)).toEqual(plain);
+    // a tensor that the config does not know of would be ignored
+    await expect(withExtra({}, none)).rejects.toThrow(/layer 0 bQ.*no tensor in this model/);
   });
 
   it('a tied output is the embedding', async () => {
@@ -92,7 +92,7 @@ describe('bad models', () => {
     expect(make({}, { layers: weights.layers.slice(1) })).toThrow(/layers/);
     expect(make({}, { outputNorm: new Float32Array(3) })).toThrow(/outputNorm/);
     const broken = weights.layers.map((layer, i) =>
-      i === 2 ? { ...layer, mlpNorm: layer.mlpNorm.map((gain, c) => (c === 5 ? Number.NaN : gain)) } : layer,
+      i === 2 ? { ...layer, mlpNorm: layer.mlpNorm?.map((gain, c) => (c === 5 ? Number.NaN : gain)) } : layer,
     );
     expect(make({}, { layers: broken })).toThrow(NumericError);
     expect(make({}, { layers: broken })).toThrow(/layer 2 mlpNorm/);

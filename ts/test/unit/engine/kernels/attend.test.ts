@@ -95,7 +95,7 @@ forEachBuild((open) => {
     console.log(`keys: largest error ${worst.toFixed(3)} of its bound`);
   });
 
-  it('attends to blocks of keys, causally, with values or with latents', () => {
+  it('attends to blocks of keys, causally, within a window, with values or with latents', () => {
     let worst = 0;
     fc.assert(
       fc.property(
@@ -105,7 +105,8 @@ forEachBuild((open) => {
         fc.constantFrom<'values' | 'latents'>('values', 'latents'),
         fc.nat(40),
         fc.constantFrom(0.3, 3),
-        ({ kvHeads, grouped, headDim, seed }, queries, blocks, kind, behind, deviation) => {
+        fc.option(fc.nat(40)),
+        ({ kvHeads, grouped, headDim, seed }, queries, blocks, kind, behind, deviation, narrow) => {
           const bench = open();
           const { kernels } = bench;
           const heads = kvHeads * grouped;
@@ -114,6 +115,8 @@ forEachBuild((open) => {
           const width = kind === 'values' ? headDim : 4 * (1 + (seed % 12));
           const stride = kind === 'values' ? kvDim : width;
           const headStride = kind === 'values' ? headDim : 0;
+          // every query sees at least one key
+          const window = narrow === null ? 0 : narrow + queries;
           // the last query sees everything, or the first keys only
           const firstQuery = Math.max(0, length - queries - behind);
           const scale = Math.fround(1 / Math.sqrt(headDim));
@@ -167,6 +170,7 @@ forEachBuild((open) => {
                 headEnd,
                 from,
                 to,
+                window,
                 scratch,
               );
             }
@@ -210,13 +214,15 @@ forEachBuild((open) => {
           for (let row = 0; row < count; row++) {
             const [i, head] = [Math.floor(row / heads), row % heads];
             const kvHead = Math.floor(head / grouped);
-            const visible = Math.min(length, firstQuery + i + 1);
+            const end = Math.min(length, firstQuery + i + 1);
+            const start = window === 0 ? 0 : Math.max(0, firstQuery + i + 1 - window);
+            const visible = end - start;
             const scores = new Float64Array(visible);
             let error = 0;
             for (let t = 0; t < visible; t++) {
               let magnitude = 0;
               for (let d = 0; d < headDim; d++) {
-                const product = q[row * headDim + d] * keys[t * kvDim + kvHead * headDim + d];
+                const product = q[row * headDim + d] * keys[(start + t) * kvDim + kvHead * headDim + d];
                 scores[t] += product * scale;
                 magnitude += Math.abs(product) * scale;
               }
@@ -234,7 +240,7 @@ forEachBuild((open) => {
             for (let c = 0; c < width; c++) {
               let magnitude = 0;
               for (let t = 0; t < visible; t++) {
-                const value = values[t * stride + kvHead * headStride + c];
+                const value = values[(start + t) * stride + kvHead * headStride + c];
                 expected[row * width + c] += (weights[t] / sum) * value;
                 magnitude += (weights[t] / sum) * Math.abs(value);
               }
@@ -265,7 +271,17 @@ forEachBuild((open) => {
         fc.constantFrom(1e-6, 0.5, 300),
         fc.nat(3000),
         fc.nat(24),
-        ({ kvHeads, grouped, headDim, seed }, queries, tokens, layout, deviation, firstKey, behind) => {
+        fc.nat(40),
+        (
+          { kvHeads, grouped, headDim, seed },
+          queries,
+          tokens,
+          layout,
+          deviation,
+          firstKey,
+          behind,
+          window,
+        ) => {
           const bench = open();
           const { kernels } = bench;
           const heads = kvHeads * grouped;
@@ -319,6 +335,7 @@ forEachBuild((open) => {
             one.maxima,
             one.sums,
             one.acc,
+            window,
             scratch,
           );
           expect(bench.guard(scratch, bytes)).toBe(true);
@@ -361,6 +378,7 @@ forEachBuild((open) => {
             kvHeads,
             0,
             queries,
+            window,
             bench.reserve(attendScratchBytes(tokens)),
           );
           for (const [name, size] of [

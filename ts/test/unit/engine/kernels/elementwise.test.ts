@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { ROPE_CODES } from '../../../../src/engine/kernels.js';
-import { silu } from '../../../../src/model/mlp.js';
+import { geluTanh, silu } from '../../../../src/model/mlp.js';
 import { applyGain, normalizeRows } from '../../../../src/model/rms-norm.js';
 import { applyRope, ropeFrequencies } from '../../../../src/model/rope.js';
 import { matrix } from '../../../../src/numerics/matrix.js';
@@ -127,6 +127,48 @@ forEachBuild((open) => {
           bound,
         );
         expect(bench.guard(out, 4 * n)).toBe(true);
+      }),
+    );
+  });
+
+  it('gates with GELU in its tanh form', () => {
+    fc.assert(
+      fc.property(count, filling, (n, content) => {
+        const bench = open();
+        const gate = fill(n, content);
+        const up = gaussian(n, content.seed + 1);
+        const out = bench.put(gate);
+        bench.kernels.geluGate(out, bench.put(up), out, n);
+        // as with SiLU, and 5 roundings of the argument of exp, which stand before its slope
+        const bound = (i: number): number => {
+          const g = gate[i];
+          const argument = Math.min(88, Math.abs(1.6 * (g + 0.044715 * g ** 3)));
+          const relative = (5 + 5 * argument) * ULP;
+          return Math.abs(geluTanh(g) * up[i]) * relative + Math.abs(g * up[i]) * 2 ** -51 + 2 ** -140;
+        };
+        expectWithin(
+          bench.readFloats(out, n),
+          Float64Array.from(gate, (g, i) => geluTanh(g) * up[i]),
+          bound,
+        );
+        expect(bench.guard(out, 4 * n)).toBe(true);
+      }),
+    );
+  });
+
+  it('scales', () => {
+    fc.assert(
+      fc.property(count, filling, (n, content) => {
+        const bench = open();
+        const x = fill(n, content);
+        const at = bench.put(x);
+        bench.kernels.scaleBy(at, 0.22, n);
+        const factor = Math.fround(0.22);
+        expectSameBits(
+          bench.readFloats(at, n),
+          x.map((value) => value * factor),
+        );
+        expect(bench.guard(at, 4 * n)).toBe(true);
       }),
     );
   });
