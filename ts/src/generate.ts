@@ -14,8 +14,9 @@ import type { CacheBytes, ModelCache } from './cache/types.js';
 import { assertIndex, assertPositiveInteger, ConfigError, ShapeError } from './errors.js';
 import type { ForwardOptions, LanguageModel } from './model/language-model.js';
 import { assertCache, assertTokenList, tokenIds } from './model/tokens.js';
-import { type Matrix, row } from './numerics/matrix.js';
+import type { Matrix } from './numerics/matrix.js';
 import { type SampledToken, Sampler, type SamplingOptions } from './sampling.js';
+import { Lookahead, resolveSpeculate, type Speculate, type SpeculationCounts } from './speculation.js';
 import { StopFilter } from './stop-filter.js';
 
 /** The cache that is used unless another one is asked for. */
@@ -79,6 +80,13 @@ export interface GenerateOptions extends SamplingOptions {
   readonly ignoreEos?: boolean;
   /** Tokens of the prompt that go through the model together. Default {@link PREFILL_CHUNK}. */
   readonly prefillChunk?: number;
+  /**
+   * Whether to guess the next tokens and check the guesses in one pass. The tokens are the same; while it runs, the
+   * cache may hold some that are ahead of those given. Default `'auto'`: as long as it measures a gain.
+   */
+  readonly speculate?: Speculate;
+  /** Called after every pass that checked guesses. */
+  readonly onSpeculation?: (counts: SpeculationCounts) => void;
   /** Stops prefill and generation; model and cache stay usable. */
   readonly signal?: AbortSignal;
   /** Called during prefill with the tokens of the prompt that are done, reused ones included, and all. */
@@ -107,6 +115,8 @@ export interface GenerationSummary {
   readonly prefillSeconds: number;
   /** Of sampling and of the passes after prefill; what the caller does between tokens does not count. */
   readonly generateSeconds: number;
+  /** Guesses at the next tokens, and how many were right. */
+  readonly speculation: SpeculationCounts;
   /** Undefined while it runs. */
   readonly stopReason: StopReason | undefined;
   readonly cacheBytes: CacheBytes;
@@ -154,6 +164,16 @@ export class CachedSequence {
     this.cache.trim(shared);
     this.#tokens.length = shared;
     return shared;
+  }
+
+  /**
+   * Forgets the newest tokens.
+   *
+   * @throws {CacheStateError} if that would cut a sealed block
+   */
+  dropNewest(count: number): void {
+    this.cache.trim(this.#tokens.length - count);
+    this.#tokens.length -= count;
   }
 
   /**
@@ -226,8 +246,7 @@ export function generate(
 export class Generation implements AsyncIterable<GeneratedToken> {
   /** Ids of the prompt. */
   readonly prompt: readonly number[];
-  /** The cache with what it holds; hand it to the next call to continue. */
-  readonly sequence: CachedSequence;
+  readonly #sequence: CachedSequence;
   readonly #model: LanguageModel;
   readonly #tokenizer: GenerationTokenizer;
   readonly #options: GenerateOptions;
@@ -241,6 +260,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   #prefillSeconds = 0;
   #generateSeconds = 0;
   #stopReason: StopReason | undefined;
+  #lookahead: Lookahead | undefined;
 
   /**
    * @param prompted brings `sequence` to the end of the prompt in another way than {@link runPrompt}
@@ -254,7 +274,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     prompted?: () => Promise<PromptRun>,
   ) {
     const { cache = DEFAULT_CACHE, stop = [], ignoreEos, logitBias, prefillChunk, maxTokens } = options;
-    const { generatedBefore = 0 } = options;
+    const { generatedBefore = 0, speculate = 'auto' } = options;
+    resolveSpeculate(speculate);
     this.prompt = promptIds(prompt, tokenizer, model.config);
     if (prefillChunk !== undefined) assertPositiveInteger(prefillChunk, 'prefillChunk');
     if (maxTokens !== undefined) assertIndex(maxTokens, Number.MAX_SAFE_INTEGER, 'maxTokens');
@@ -266,17 +287,23 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     this.#sampler = new Sampler({ ...options, logitBias: bias });
     this.#sampler.skip(generatedBefore);
     this.#output = new StopFilter(typeof stop === 'string' ? [stop] : stop);
-    this.sequence = cache instanceof CachedSequence ? cache : new CachedSequence(model.createCache(cache));
+    this.#sequence = cache instanceof CachedSequence ? cache : new CachedSequence(model.createCache(cache));
     this.#model = model;
     this.#tokenizer = tokenizer;
     this.#options = options;
-    this.#runPrompt = prompted ?? (() => runPrompt(model, this.sequence, this.prompt, options));
+    this.#runPrompt = prompted ?? (() => runPrompt(model, this.#sequence, this.prompt, options));
     this.#steps = this.#run();
   }
 
   /** The tokens, one by one. Leaving the loop ends the generation. */
   [Symbol.asyncIterator](): AsyncGenerator<GeneratedToken, void, undefined> {
     return this.#steps;
+  }
+
+  /** The cache with what it holds; hand it to the next call to continue. Guesses are taken back first. */
+  get sequence(): CachedSequence {
+    this.#lookahead?.settle();
+    return this.#sequence;
   }
 
   /**
@@ -319,13 +346,14 @@ export class Generation implements AsyncIterable<GeneratedToken> {
       generatedTokens: this.#ids.length,
       prefillSeconds: this.#prefillSeconds,
       generateSeconds: this.#generateSeconds,
+      speculation: this.#lookahead?.counts ?? { passes: 0, verified: 0, drafted: 0, accepted: 0 },
       stopReason: this.#stopReason,
-      cacheBytes: this.sequence.cache.bytes(),
+      cacheBytes: this.#sequence.cache.bytes(),
     };
   }
 
   async *#run(): AsyncGenerator<GeneratedToken, void, undefined> {
-    const { maxTokens = Number.POSITIVE_INFINITY, signal } = this.#options;
+    const { maxTokens = Number.POSITIVE_INFINITY, speculate = 'auto', signal, onSpeculation } = this.#options;
     const context = this.#model.config.maxPositionEmbeddings;
     const endIds = new Set(this.#tokenizer.eosTokenIds);
     const decoder = this.#tokenizer.createDecoder(this.prompt);
@@ -334,33 +362,41 @@ export class Generation implements AsyncIterable<GeneratedToken> {
       const prompted = await this.#runPrompt();
       this.#reusedTokens = prompted.reusedTokens;
       this.#prefillSeconds = prompted.seconds;
-      let { logits } = prompted;
+      const guessing = { speculate, signal, onSpeculation };
+      const lookahead = new Lookahead(this.#model, this.#sequence, prompted.logits, guessing);
+      this.#lookahead = lookahead;
       let reason: StopReason | undefined = maxTokens === 0 ? 'maxTokens' : undefined;
       while (reason === undefined) {
         let started = performance.now();
-        const token = this.#sampler.sample(row(logits, 0), history);
+        const token = this.#sampler.sample(lookahead.logits, history);
         this.#ids.push(token.id);
         history.push(token.id);
 
         if (endIds.has(token.id)) reason = 'endOfSequence';
         else if (this.#ids.length >= maxTokens) reason = 'maxTokens';
-        else if (this.sequence.tokens.length >= context) reason = 'contextFull';
+        else if (history.length > context) reason = 'contextFull';
         let piece = reason === 'endOfSequence' ? '' : decoder.push(token.id);
         if (reason !== undefined) piece += decoder.flush();
         const { text, stopped } = this.#output.push(piece, reason !== undefined);
         if (stopped) reason = 'stopString';
 
         this.#text += text;
-        if (reason !== undefined) this.#stopReason = reason;
+        if (reason !== undefined) {
+          this.#stopReason = reason;
+          lookahead.settle();
+        }
         this.#generateSeconds += (performance.now() - started) / 1000;
         yield { ...token, text };
         started = performance.now();
-        if (reason === undefined) logits = await this.sequence.run(this.#model, [token.id], { signal });
+        if (reason === undefined) {
+          await lookahead.advance(token.id, history, maxTokens - this.#ids.length);
+        }
         this.#generateSeconds += (performance.now() - started) / 1000;
       }
       this.#stopReason = reason;
     } finally {
       this.#stopReason ??= 'interrupted'; // an error, or the caller left the loop
+      this.#lookahead?.settle();
     }
   }
 }

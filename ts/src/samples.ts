@@ -26,8 +26,8 @@ import {
 import type { BatchOptions, ForwardOptions, LanguageModel } from './model/language-model.js';
 import { type Matrix, matrix, row } from './numerics/matrix.js';
 
-/** How to generate several samples. */
-export interface SampleOptions extends GenerateOptions {
+/** How to generate several samples. They share passes, which takes the place of guessing. */
+export interface SampleOptions extends Omit<GenerateOptions, 'speculate' | 'onSpeculation'> {
   /** How many. */
   readonly samples: number;
 }
@@ -80,8 +80,10 @@ export class SampleGeneration implements AsyncIterable<SampleToken> {
       this.#prompted ??= runPrompt(model, first.sequence, first.prompt, options);
       return this.#prompted;
     };
+    const own = (cache: GenerateOptions['cache'], sample: number) =>
+      ({ cache, seed: seed + sample, speculate: 'off' }) as const;
     this.#start = (sample, cache) =>
-      new Generation(this.#passes, tokenizer, prompt, { ...rest, cache, seed: seed + sample }, prompted);
+      new Generation(this.#passes, tokenizer, prompt, { ...rest, ...own(cache, sample) }, prompted);
     // The others begin with a copy of this one's cache, once it holds the prompt.
     this.#generations = [this.#start(0, options.cache)];
     this.#steps = this.#run(prompted);
