@@ -241,6 +241,7 @@ export {
   type SamplingOptions,
   type TokenLogprob,
 } from './sampling.js';
+export type { DraftOptions, DraftSource, Speculate, SpeculationCounts } from './speculation.js';
 export {
   type ChatMessage,
   type RenderChatOptions,

@@ -71,6 +71,27 @@ export function resolveSpeculate(speculate: Speculate): Required<DraftOptions> &
   return { draft, maxTokens, auto: speculate === 'auto' };
 }
 
+/**
+ * Reads `auto`, `off`, or a source with a number of guesses after a colon, for instance `ngram:12`.
+ *
+ * @throws {ConfigError | RangeError} if the text is none of these
+ */
+export function parseSpeculate(text: string): Speculate {
+  const [draft, count, ...more] = text.split(':');
+  if (text === 'auto' || text === 'off') return text;
+  const known = DRAFT_SOURCES.find((source) => source === draft);
+  if (!known || more.length > 0 || (count !== undefined && !/^\d+$/.test(count))) {
+    throw new ConfigError(
+      'speculate',
+      text,
+      `auto, off, or ${DRAFT_SOURCES.join(', ')} with a count: "ngram:12"`,
+    );
+  }
+  const options = count === undefined ? { draft: known } : { draft: known, maxTokens: Number(count) };
+  resolveSpeculate(options);
+  return options;
+}
+
 /** Tokens that must have come before in the same order; fewer match by chance. */
 const SHORTEST_MATCH = 3;
 

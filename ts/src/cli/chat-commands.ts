@@ -17,6 +17,7 @@ import { createCache, type OpenedModel, prepareCaches, runsOn } from './backend.
 import type { ChatCommandOptions } from './chat.js';
 import { UsageError } from './errors.js';
 import { formatBytes } from './format.js';
+import { describeGuesses } from './generate.js';
 import { parseCacheArgument, samplingOptions } from './options.js';
 import { Progress } from './progress.js';
 import { type Terminal, write } from './terminal.js';
@@ -127,6 +128,7 @@ export class ChatCommands {
     const progress = new Progress(this.#terminal, 'reading');
     const answer = this.#session.send(message, {
       ...samplingOptions(this.#options),
+      speculate: this.#options.speculate,
       maxTokens: this.#options.maxTokens,
       stop: this.#options.stop,
       signal: stop ? AbortSignal.any([signal, stop]) : signal,
@@ -183,7 +185,7 @@ export class ChatCommands {
     const rate = (tokens: number, seconds: number) =>
       seconds > 0 ? `${(tokens / seconds).toFixed(1)}/s` : '0/s';
     const read = `read ${promptTokens - reusedTokens} of ${promptTokens} tokens (${rate(promptTokens - reusedTokens, prefillSeconds)})`;
-    const wrote = `wrote ${generatedTokens} (${rate(generatedTokens, generateSeconds)})`;
+    const wrote = `wrote ${generatedTokens} (${rate(generatedTokens, generateSeconds)}${describeGuesses(summary)})`;
     const stopped = summary.stopReason === 'interrupted' ? ', interrupted' : '';
     const float16 = formatBytes(float16KeyValueBytes(this.#opened.model.config, length));
     return `${read}, ${wrote}${stopped}; ${length} tokens in ${formatBytes(totalBytes(summary.cacheBytes))} instead of ${float16}`;

@@ -14,6 +14,7 @@ import {
   type GeneratedToken,
   type GenerateOptions,
   type Generation,
+  type GenerationSummary,
   generate,
 } from '../generate.js';
 import { generateSamples } from '../samples.js';
@@ -95,6 +96,9 @@ async function runGenerate(
   const { snapshot } = options;
   const sampling = samplingOptions(options, options.logprobs);
   if (options.logprobs !== undefined && !options.json) throw new UsageError('"--logprobs" needs "--json"');
+  if (options.samples > 1 && typeof options.speculate !== 'string') {
+    throw new UsageError('"--samples" share passes and cannot be used with "--speculate"');
+  }
   if (snapshot !== undefined && options.samples > 1) {
     throw new UsageError('"--snapshot" keeps one text and cannot be used with "--samples"');
   }
@@ -119,7 +123,10 @@ async function runGenerate(
       await runSamples(start, settings, options, opened, progress, output, terminal);
       return;
     }
-    const generation = usage(() => generate(opened.model, opened.tokenizer, start.ids, settings));
+    const { speculate } = options;
+    const generation = usage(() =>
+      generate(opened.model, opened.tokenizer, start.ids, { ...settings, speculate }),
+    );
     const tokens: GeneratedToken[] = [];
     const show = new TextLine(options.json ? undefined : output);
     try {
@@ -300,7 +307,15 @@ export function describe(generation: Generation, cache: string, { model }: Opene
   const float16 = formatBytes(float16KeyValueBytes(model.config, length));
   return (
     `prompt ${promptTokens} tokens${reused} (${rate(promptTokens - reusedTokens, prefillSeconds)}), ` +
-    `generated ${generatedTokens} (${rate(generatedTokens, generateSeconds)}), ended: ${summary.stopReason}, ` +
+    `generated ${generatedTokens} (${rate(generatedTokens, generateSeconds)}${describeGuesses(summary)}), ended: ${summary.stopReason}, ` +
     `cache ${cache}: ${length} tokens in ${formatBytes(stored)} (f16 KV: ${float16}), ${engine}\n`
   );
+}
+
+/** How good the guesses were; nothing where there were none. */
+export function describeGuesses({ speculation }: Pick<GenerationSummary, 'speculation'>): string {
+  const { drafted, accepted, passes, verified } = speculation;
+  return passes === 0
+    ? ''
+    : `, ${accepted} of ${drafted} guesses right, ${verified} rows in ${passes} passes`;
 }

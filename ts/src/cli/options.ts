@@ -13,6 +13,7 @@ import { KEY_WEIGHTS, type KeyWeights } from '../engine/small-product.js';
 import { DEFAULT_CACHE } from '../generate.js';
 import { BITS } from '../quant/uniform.js';
 import { assertSamplingOptions, type SamplingOptions } from '../sampling.js';
+import { parseSpeculate, type Speculate } from '../speculation.js';
 import { UsageError, usage } from './errors.js';
 
 /** The model that is used unless another one is named. */
@@ -50,6 +51,7 @@ export interface SamplingFlags {
   readonly repetitionWindow: number;
   readonly logitBias: ReadonlyMap<number, number>;
   readonly seed: number;
+  readonly speculate: Speculate;
 }
 
 /** Adds `--json` and `--verbose`. */
@@ -156,7 +158,16 @@ export function addSamplingOptions(command: Command): Command {
         .default(new Map(), 'none')
         .argParser(parseLogitBias),
     )
-    .option('--seed <integer>', 'of the random numbers; the same seed gives the same text', parseCount, 0);
+    .option('--seed <integer>', 'of the random numbers; the same seed gives the same text', parseCount, 0)
+    .addOption(
+      new Option(
+        '--speculate <how>',
+        'guess tokens and check them in one pass, which gives the same text: auto (while it is measured to be faster), ' +
+          'off, or ngram[:COUNT] (from what the text repeats, at most COUNT at once)',
+      )
+        .default('auto')
+        .argParser((text) => usage(() => parseSpeculate(text))),
+    );
 }
 
 /**

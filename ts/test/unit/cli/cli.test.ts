@@ -95,6 +95,37 @@ describe('generate', () => {
     }
   });
 
+  it('--speculate changes how the text comes, not the text', async () => {
+    const more = [
+      '-n',
+      '40',
+      '--logit-bias',
+      '65=90',
+      '--logit-bias',
+      '66=90',
+      '--seed',
+      '2',
+      '--logprobs',
+      '1',
+    ];
+    const [off] = await json(args(...more, '--speculate', 'off'));
+    expect(off.speculation).toEqual({ passes: 0, verified: 0, drafted: 0, accepted: 0 });
+    for (const how of ['auto', 'ngram', 'ngram:3']) {
+      const [{ tokens, speculation, cacheBytes }] = await json(args(...more, '--speculate', how));
+      expect({ tokens, cacheBytes }).toEqual({ tokens: off.tokens, cacheBytes: off.cacheBytes });
+      if (how === 'auto') continue;
+      expect(speculation.accepted).toBeGreaterThan(0);
+      expect(speculation.verified).toBe(speculation.drafted + speculation.passes);
+    }
+    for (const wrong of ['on', 'ngram:16', 'ngram:0', 'ngram:x', 'ngram:3:4', 'model']) {
+      const run = await runInProcess(args('--speculate', wrong));
+      expect(run).toMatchObject({ code: 2, stdout: '' });
+      expect(run.stderr).toContain('speculate');
+    }
+    const both = await runInProcess(args('--samples', '2', '--speculate', 'ngram'));
+    expect(both).toMatchObject({ code: 2, stdout: '' });
+  });
+
   it('--samples continues the prompt with several seeds, each as if alone', async () => {
     const several = await json(args('--samples', '3', '--seed', '5', '--logprobs', '1'));
     expect(several.map(({ sample, seed }) => [sample, seed])).toEqual([
