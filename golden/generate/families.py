@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import calibrated as C
 import model as M
 import reference as R
 
@@ -380,6 +381,136 @@ def attend_family(c: Context) -> Iterator[Case]:
         yield attend_case(f"books-{which}-layer{layer}-b{bits}-{preset}", options, inputs, pairs, query, config.kv_heads, config.theta, config.layout)
 
 
+# --- calibrated caches -------------------------------------------------------------------------------------------
+
+
+def symmetric_case(name: str, x: Tensor, bits: Tensor) -> Case:
+    """x [tokens, channels] in blocks of 128 tokens, bits [channels]."""
+    blocks = [C.symmetric(x[start:end], bits) for start, end in R.spans(len(x), GROUP)]
+    outputs = {kind: torch.cat([getattr(each, kind) for each in blocks]) for kind in ("packed", "scales", "codes", "z_hat")}
+    outputs["x_hat"] = outputs.pop("z_hat")
+    return Case(f"symmetric-{name}", "symmetric", {"groupSize": GROUP}, {"x": x, "bits": bits.to(torch.uint8)}, outputs, {})
+
+
+def symmetric_family(c: Context) -> Iterator[Case]:
+    mixed = lambda channels, g: torch.tensor(C.BITS)[torch.randint(0, len(C.BITS), (channels,), generator=g)].to(c.device)
+    for bits in C.BITS[1:]:
+        for tokens in (128, 130, 37):  # whole, ragged with a second block of two, a single short block
+            name = f"heavy-b{bits}-{tokens}"
+            yield symmetric_case(name, heavy(c.generator(name), tokens, 48).to(c.device), torch.full((48,), bits, device=c.device))
+        # Values on the border of two cells: multiples of a power of two in groups whose scale is one of them or not.
+        g = c.generator(f"symmetric-tie{bits}")
+        x = torch.randint(-(2**bits), 2**bits + 1, (128, 48), generator=g) * 2.0 ** torch.randint(-6, 4, (1, 48), generator=g)
+        yield symmetric_case(f"tie-b{bits}", x.float().to(c.device), torch.full((48,), bits, device=c.device))
+    for kind in ("constant", "subnormal-f32", "subnormal-f16", "outlier"):
+        g = c.generator(f"symmetric-{kind}")
+        x = adversarial(kind, g, 2, "perChannel", 130, 48) if kind != "outlier" else adversarial(kind, g, 2, "perToken", 130, 48)
+        yield symmetric_case(kind, x.clamp(-2e4, 2e4).to(c.device), mixed(48, g))
+    g = c.generator("symmetric-zero")
+    x = torch.randn(256, 48, generator=g)
+    x[:, ::3] = 0
+    x[:128, 1::3] = -0.0
+    yield symmetric_case("zero", x.to(c.device), mixed(48, g))
+    for width in (64, 128, 384, 576):
+        g = c.generator(f"symmetric-mixed{width}")
+        yield symmetric_case(f"mixed-{width}", heavy(g, 256 if width < 300 else 128, width).to(c.device), mixed(width, g))
+
+
+def random_transform(c: Context, name: str, layers: int, width: int, predict: int) -> list[C.LayerTransform]:
+    g = c.generator(name)
+    result = []
+    for layer in range(layers):
+        turn = torch.linalg.qr(torch.randn(width, width, generator=g, dtype=torch.float64))[0]
+        gain = torch.exp(torch.linspace(1, -2, width, dtype=torch.float64))
+        half = lambda t: t.to(torch.float16).float().to(c.device)
+        matrices = [half(0.4 / predict * torch.linalg.qr(torch.randn(width, width, generator=g, dtype=torch.float64))[0]) for p in range(1, predict + 1) if p <= layer]
+        offset = (0.2 * torch.randn(width, generator=g)).to(c.device)
+        result.append(C.LayerTransform(half(turn / gain), half(gain[:, None] * turn.T), (gain**2).float().to(c.device), offset, matrices))
+    return result
+
+
+def calibrated_family(c: Context) -> Iterator[Case]:
+    """The write and the read of a few layers. Codes follow float products, so a seed is taken at which nothing is near a border."""
+    layers, tokens = 4, 128
+    distortion = {0: 1.0, 1: 0.405, 2: 0.139, 3: 0.0443, 4: 0.013, 8: 6.2e-5}
+    for predict, width, average in ((0, 48, 4.25), (1, 64, 2.25), (2, 32, 3.25)):
+        for attempt in range(2000):
+            name = f"p{predict}-n{width}"
+            transforms = random_transform(c, f"calibrated-{name}#{attempt}", layers, width, predict)
+            g = c.generator(f"calibrated-{name}#{attempt}#x")
+            x = R.f16(torch.stack([(torch.randn(tokens, width, generator=g).to(c.device).double() @ t.decode.double()).float() for t in transforms]))
+            bits = [b.to(c.device) for b in C.allocate([t.importance for t in transforms], width, average, distortion)]
+            run = calibrated_layers(x, transforms, bits, M.to_f32)
+            same = lambda other: all(torch.equal(a.packed, b.packed) and torch.equal(a.scales.view(torch.uint8), b.scales.view(torch.uint8)) for a, b in zip(run[0], other[0]))
+            if all(same(calibrated_layers(x, transforms, bits, M.ulp_jitter(seed, c.device))) for seed in range(6)):
+                break
+        else:
+            raise RuntimeError(f"no seed far from borders for {name}")
+        stored, coordinates, carriers = run
+        options = {"predict": predict, "groupSize": GROUP, "tokens": tokens, "width": width, "layers": layers}
+        matrices = {f"predict_{p}_{i}": m for i, t in enumerate(transforms) for p, m in enumerate(t.predict, 1)}
+        plan = {"bits": torch.stack(bits).to(torch.uint8), "decode": torch.stack([t.decode for t in transforms]),
+                "offset": torch.stack([t.offset for t in transforms]), **matrices}
+        tensors = {f"{kind}_{i}": getattr(each, kind) for i, each in enumerate(stored) for kind in ("packed", "scales")}
+        error, worst = 0.0, 0.0
+        for i, t in enumerate(transforms):  # an error below is carried on by the prediction, one product and one sum come on top
+            below = sum(product_error(coordinates[i - p], m.T) for p, m in enumerate(t.predict, 1))
+            error = sum(error * float(m.abs().sum(0).max()) for m in t.predict) + below + 4 * ULP * float(coordinates[i].abs().max())
+            worst = max(worst, error)
+        carrier_error = max(worst * float(t.decode.abs().sum(0).max()) + product_error(coordinates[i], t.decode.T) for i, t in enumerate(transforms))
+        outputs = {"y": torch.stack(coordinates), "x_hat": torch.stack(carriers)}
+        tolerance = {"y": close(worst), "x_hat": close(carrier_error)}
+        yield Case(f"calibrated-encode-{name}", "calibrated-encode", options, {"x": x, "encode": torch.stack([t.encode for t in transforms]), **plan}, {**tensors, **outputs}, tolerance)
+        yield Case(f"calibrated-decode-{name}", "calibrated-decode", options, {**tensors, **plan}, outputs, tolerance)
+
+
+def calibrated_layers(x: Tensor, transforms: list, bits: list[Tensor], jitter) -> tuple[list, list[Tensor], list[Tensor]]:
+    stored, coordinates, carriers = [], [], []
+    for i, t in enumerate(transforms):
+        y = jitter(x[i].double() @ t.encode.double())
+        p = jitter(torch.zeros_like(y).double() + C.expected(t, coordinates[::-1]))
+        stored.append(C.symmetric(y - p, bits[i]))
+        coordinates.append(p + stored[-1].z_hat)
+        carriers.append(jitter(coordinates[-1].double() @ t.decode.double()))
+    return stored, coordinates, carriers
+
+
+def allocate_family(c: Context) -> Iterator[Case]:
+    distortion = {0: 1.0, 1: 0.425, 2: 0.15, 3: 0.047, 4: 0.014, 8: 1e-4}
+    for layers, channels, average in ((1, 16, 2.25), (20, 128, 2.25), (20, 128, 0.5), (30, 384, 3.25), (20, 256, 1.275), (4, 32, 8.0)):
+        g = c.generator(f"allocate{layers}x{channels}")
+        importance = torch.exp(3 * torch.randn(layers, channels, generator=g)).sort(1, descending=True).values
+        importance[:, ::7] = importance[:, :1] / 4  # equals, within a layer and a power of two apart
+        importance[-1] = importance[0]
+        elements = channels if channels != 256 else 2 * channels
+        bits = C.allocate(list(importance), elements, average, distortion)
+        options = {"distortion": {str(b): d for b, d in distortion.items()}, "average": average, "elements": elements, "groupSize": GROUP}
+        yield Case(f"allocate-{layers}x{channels}-{average}", "allocate", options, {"importance": importance}, {"bits": torch.stack(bits).to(torch.uint8)}, {})
+
+
+def metric_family(c: Context) -> Iterator[Case]:
+    """How much an error of a key or a value matters, per KV head: docs/algorithm.md, "What an error costs"."""
+    distances = [0, 1, 2, 5, 11, 32, 100, 355, 1000, 2047]
+    for heads, kv_heads, head_dim, layout in ((4, 4, 16, "half"), (6, 2, 16, "half"), (8, 2, 32, "interleaved")):
+        g = c.generator(f"metric{heads}{kv_heads}{layout}")
+        queries = torch.randn(64, heads, head_dim, generator=g).to(c.device)
+        w_o = torch.randn(48, heads * head_dim, generator=g).to(c.device)
+        shared = heads // kv_heads
+        angles = R.rope_angles(torch.tensor(distances, device=c.device), head_dim, 10000.0)
+        omega_k = torch.zeros(kv_heads, head_dim, head_dim, dtype=torch.float64, device=c.device)
+        for angle in angles:
+            turned = R.rope(queries, angle.expand(len(queries), -1), layout).double()
+            omega_k += torch.einsum("thd,the->hde", turned, turned).view(kv_heads, shared, head_dim, head_dim).sum(1)
+        omega_k /= len(queries) * len(distances) * head_dim
+        out = w_o.double().view(48, heads, head_dim)
+        omega_v = torch.einsum("ohd,ohe->hde", out, out).view(kv_heads, shared, head_dim, head_dim).sum(1)
+        options = {"heads": heads, "kvHeads": kv_heads, "headDim": head_dim, "layout": layout, "theta": 10000.0, "distances": distances}
+        # Sums of this many f32 products, and angles in f32.
+        bound = lambda omega, terms, angle: close(float(omega.abs().max()) * ULP * (terms + 2 * angle))
+        tolerance = {"omega_k": bound(omega_k, len(queries) * len(distances) * shared, max(distances)), "omega_v": bound(omega_v, 48 * shared, 0)}
+        yield Case(f"metric-{heads}q{kv_heads}kv-{layout}", "metric", options, {"queries": queries, "w_o": w_o}, {"omega_k": omega_k.float(), "omega_v": omega_v.float()}, tolerance)
+
+
 # --- layer, decode, perplexity ---------------------------------------------------------------------------------
 
 
@@ -514,5 +645,6 @@ def perplexity_family(c: Context) -> Iterator[Case]:
 FAMILIES = {
     "quantize": quantize_family, "pack": pack_family, "rotate": rotate_family, "rope": rope_family, "svd": svd_family,
     "rematerialize": rematerialize_family, "cl": cl_family, "attend": attend_family, "layer": layer_family,
+    "symmetric": symmetric_family, "calibrated": calibrated_family, "allocate": allocate_family, "metric": metric_family,
     "decode": decode_family, "perplexity": perplexity_family,
 }

@@ -21,6 +21,7 @@ import torch
 from gguf import GGUFReader, dequantize
 from torch import Tensor
 
+import calibrated as C
 import reference as R
 
 PREFILL_CHUNK = 512
@@ -111,11 +112,17 @@ class CacheOptions:
     base_bits: int = 4
     base_layers: int = 3
     group_size: int = 128
+    # `@calibrated`: average bits an element of K and V, layers that a layer is predicted from, blocks of its basis.
+    average: float = 0.0
+    predict: int = 0
+    basis: str = "joint"
+    sinks: int = 0
 
 
 QUERY = {  # option of a cache argument -> field, type
     "form": ("form", str), "deltaSpace": ("delta_space", str), "rotation": ("rotation", str), "range": ("range", str),
     "keyGrouping": ("key_latent_grouping", str), "baseBits": ("base_bits", int), "group": ("group_size", int),
+    "predict": ("predict", int), "basis": ("basis", str), "sinks": ("sinks", int),
 }
 
 
@@ -124,7 +131,11 @@ def parse_cache(spec: str, config: Config) -> CacheOptions:
     spec, _, query = spec.partition("?")
     spec, _, preset = spec.partition("@")
     name, _, bits = spec.partition(":")
-    options = CacheOptions(name=name, bits=int(bits) if bits else 16)
+    if preset == "calibrated":
+        options = CacheOptions("calibrated", 0, average=float(bits), predict=1 if name == "xquant-cl" else 0, sinks=4)
+        name = ""
+    else:
+        options = CacheOptions(name=name, bits=int(bits) if bits else 16)
     if name in ("xquant", "xquant-cl"):
         options = replace(options, form="x" if config.kv_heads == config.heads else "latent")
         if preset == "paper":
@@ -151,6 +162,8 @@ class Projection:
 
     def __init__(self, layer: Layer, options: CacheOptions):
         w_k, w_v = layer.w_k, layer.w_v
+        self.carries_x = 2 * len(w_k) > w_k.shape[1]  # calibrated: else [K | V] is the carrier
+        self.transform, self.bits = None, None
         if options.delta_space == "normalized":
             w_k, w_v = w_k * layer.attention_norm, w_v * layer.attention_norm
         rotated = options.rotation == "hadamard"
@@ -193,6 +206,8 @@ class LayerCache:
     # What is to be stored of new tokens, f32: before f16 rounding and rotation.
     def incoming(self, x: Tensor, normalized: Tensor, jitter: Jitter) -> list[Tensor]:
         o, p = self.options, self.projection
+        if o.name == "calibrated" and not p.carries_x:
+            return [jitter(torch.cat((x.double() @ self.layer.w_k.T, x.double() @ self.layer.w_v.T), 1))]
         if o.name in ("kv", "kivi"):
             kept = [x.double() @ self.layer.w_k.T, x.double() @ self.layer.w_v.T]
             return [jitter(k) for k in kept]
@@ -221,6 +236,8 @@ class LayerCache:
             return rows
         if o.name == "kivi":
             return [hat(rows[0], o.bits, "perChannel", "minmax"), hat(rows[1], o.bits, "perToken", "minmax")]
+        if o.name == "calibrated":
+            return [self.seal_calibrated(rows[0], jitter)]
         if o.name == "xquant":
             if o.form == "x":
                 return [hat(rows[0], o.bits, "perToken")]
@@ -241,6 +258,18 @@ class LayerCache:
         self.shared["accumulator"] = accumulator
         return [accumulator]
 
+    def seal_calibrated(self, carrier: Tensor, jitter: Jitter) -> Tensor:
+        """Coordinates against what the layers below predict; sinks come back as they are."""
+        t = self.projection.transform
+        y = jitter(carrier.double() @ t.encode.double())
+        p = jitter(torch.zeros_like(y).double() + C.expected(t, self.shared.get("below", [])))
+        length = self.shared.get("window", len(carrier))
+        y_hat = p + C.symmetric_values(y - p, self.projection.bits, R.BLOCK, self.options.sinks, length)
+        is_sink = (torch.arange(len(carrier), device=carrier.device) % length < self.options.sinks)[:, None]
+        y_hat = torch.where(is_sink, y, y_hat)
+        self.shared["below"] = [y_hat, *self.shared.get("below", [])][: self.options.predict]
+        return torch.where(is_sink, carrier, jitter(y_hat.double() @ t.decode.double()))
+
     def keys_values(self) -> tuple[Tensor, Tensor]:
         """K, V [tokens, kvDim] f32: sealed tokens from what was quantized, the window from its f16 values."""
         p = self.projection
@@ -253,6 +282,8 @@ class LayerCache:
                 continue
             if self.options.name in ("kv", "kivi"):
                 parts.append((values[0], values[1]))
+            elif self.options.name == "calibrated" and not p.carries_x:
+                parts.append(tuple(values[0].split(values[0].shape[1] // 2, 1)))
             elif len(values) == 2:
                 parts.append((R.product(values[0], p.up_k), R.product(values[1], p.up_v)))
             else:
@@ -261,9 +292,16 @@ class LayerCache:
         return torch.cat(keys), torch.cat(values)
 
 
-def create_cache(spec: str, config: Config, layers: list[Layer]) -> list[LayerCache]:
-    """The caches of all layers. Below the base layer, xquant-cl of latents stores what xquant does (paper section 3.3.1)."""
+def create_cache(spec: str, config: Config, layers: list[Layer], calibration: Path | None = None, window: int | None = None) -> list[LayerCache]:
+    """The caches of all layers. Below the base layer, xquant-cl of latents stores what xquant does (paper section 3.3.1).
+
+    window: tokens of a sequence, where several lie one after another and are sealed at once.
+    """
     options, shared = parse_cache(spec, config), {}
+    if window is not None:
+        shared["window"] = window
+    if options.name == "calibrated":
+        return calibrated_cache(options, config, layers, shared, calibration)
     plain = replace(options, name="xquant", bits=options.base_bits, delta_space="x")
     caches = []
     for i, layer in enumerate(layers):
@@ -272,6 +310,18 @@ def create_cache(spec: str, config: Config, layers: list[Layer]) -> list[LayerCa
         if own not in layer.projections:  # folding and SVD once per layer and set of options
             layer.projections[own] = Projection(layer, own)
         caches.append(LayerCache(i, own, layer, shared))
+    return caches
+
+
+def calibrated_cache(options: CacheOptions, config: Config, layers: list[Layer], shared: dict, path: Path) -> list[LayerCache]:
+    device = str(layers[0].w_k.device)
+    chosen = C.read_set(path, options.average, options.predict, options.basis, device)
+    bits = C.allocate([t.importance for t in chosen.layers], 2 * config.kv_dim, options.average, chosen.distortion)
+    caches = []
+    for i, layer in enumerate(layers):
+        layer.projections[options] = Projection(layer, options)
+        layer.projections[options].transform, layer.projections[options].bits = chosen.layers[i], bits[i].to(device)
+        caches.append(LayerCache(i, options, layer, shared))
     return caches
 
 
@@ -348,12 +398,12 @@ def forward(
     return normalize(hidden, model.config.epsilon, jitter).double() * model.output_norm
 
 
-def perplexity_windows(model: Model, spec: str, windows: Tensor, jitter: Jitter = to_f32) -> Tensor:
+def perplexity_windows(model: Model, spec: str, windows: Tensor, jitter: Jitter = to_f32, calibration: Path | None = None) -> Tensor:
     """windows [windows, 2048] -> mean negative log-likelihood of tokens 1.. of each, f64 [windows].
 
     Teacher forced, everything quantized, nothing left in a residual window (2048 is a multiple of 128).
     """
-    caches = create_cache(spec, model.config, model.layers)
+    caches = create_cache(spec, model.config, model.layers, calibration, windows.shape[1])
     hidden = forward(model, windows, caches, past=0, teacher_forced=True, jitter=jitter)
     hidden = hidden.view(*windows.shape, -1)
     losses = []
