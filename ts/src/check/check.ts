@@ -12,7 +12,7 @@ import { compareTensor, missingTensor, type TensorReport, type Tolerance } from 
 import { type Diagnosis, diagnose } from './diagnose.js';
 import { CaseInputs, type CheckCase } from './inputs.js';
 import type { CheckContext, ExpectedTensors } from './operation.js';
-import { findOperation } from './operations.js';
+import { findOperation } from './operations/index.js';
 
 /** Outcome of a case. `error`: it could not be judged. */
 export type CaseVerdict = 'pass' | 'fail' | 'inconclusive' | 'error';

@@ -15,7 +15,7 @@ import type { CaseInputs } from './inputs.js';
 import { KNOWN_MISTAKES } from './known-mistakes.js';
 import type { Attempt } from './mistake.js';
 import type { CheckContext, ExpectedTensors } from './operation.js';
-import { findOperation } from './operations.js';
+import { findOperation } from './operations/index.js';
 
 /** Milliseconds after which no further mistake is tried. */
 const BUDGET_MS = 20_000;

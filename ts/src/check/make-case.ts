@@ -14,7 +14,7 @@ import { Random } from '../sampling.js';
 import type { Expected } from './compare.js';
 import { CaseInputs, type CheckCase } from './inputs.js';
 import type { CheckContext } from './operation.js';
-import { findOperation } from './operations.js';
+import { findOperation } from './operations/index.js';
 import { type Numbers, type Tensor, tensorOf } from './tensor.js';
 
 /** What to make. */

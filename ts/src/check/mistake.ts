@@ -7,7 +7,7 @@
 import type { Expected } from './compare.js';
 import type { CaseInputs } from './inputs.js';
 import type { CheckContext, ExpectedTensors } from './operation.js';
-import { findOperation } from './operations.js';
+import { findOperation } from './operations/index.js';
 
 /** One way to make a mistake. */
 export interface Attempt {

@@ -6,12 +6,12 @@
 
 import { decodeFloat16 } from '../numerics/float16.js';
 import { add, linear, type Matrix, subtract, transpose } from '../numerics/matrix.js';
-import { crossLayerInputs, decodeLayers } from './cache-operations.js';
 import type { Expected } from './compare.js';
 import type { CaseInputs } from './inputs.js';
 import { exactly, type KnownMistake, within } from './mistake.js';
 import { type QuantizerMistakes, quantizeMistakenly } from './mistaken-quantizer.js';
 import type { ExpectedTensors } from './operation.js';
+import { crossLayerInputs, decodeLayers } from './operations/cross-layer.js';
 
 /** What layer i of a mistaken cross-layer encoder takes its difference against, and what it adds to. */
 type Loop = 'closed' | 'open' | 'baseOnly' | 'notUpdated';

@@ -21,7 +21,7 @@ import {
 } from './mistaken-quantizer.js';
 import { encodeLayers } from './mistakes-cross-layer.js';
 import type { CheckContext, ExpectedTensors } from './operation.js';
-import { quantizeSource } from './storage-operations.js';
+import { quantizeSource } from './operations/quantize.js';
 import { tensorOf } from './tensor.js';
 
 function storedOutputs(source: Matrix, format: GroupedOptions, mistakes: QuantizerMistakes): ExpectedTensors {

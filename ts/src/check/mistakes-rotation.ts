@@ -7,12 +7,13 @@
 import { applyRope, ropeFrequencies } from '../model/rope.js';
 import { hadamardBlock, rotateRows } from '../numerics/hadamard.js';
 import { linear, type Matrix, matrix } from '../numerics/matrix.js';
-import { attendOnce, storedSources } from './cache-operations.js';
 import type { Expected } from './compare.js';
 import type { CaseInputs } from './inputs.js';
 import { type Attempt, exactly, type KnownMistake, rerun, within } from './mistake.js';
 import type { CheckContext, ExpectedTensors } from './operation.js';
-import { ropeOptions } from './storage-operations.js';
+import { attendOnce } from './operations/attend.js';
+import { ropeOptions } from './operations/rope.js';
+import { storedSources } from './operations/stored-sources.js';
 import { tensorOf } from './tensor.js';
 
 /** Mistakes in the Hadamard rotation. */

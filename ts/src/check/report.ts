@@ -7,7 +7,7 @@
 import type { CaseReport } from './check.js';
 import type { LargestError, Place, TensorReport } from './compare.js';
 import type { Diagnosis } from './diagnose.js';
-import { OPERATIONS } from './operations.js';
+import { OPERATIONS } from './operations/index.js';
 
 /** Counts by verdict. */
 export interface CheckSummary {

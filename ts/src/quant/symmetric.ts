@@ -69,7 +69,7 @@ export interface SymmetricMatrix {
 }
 
 /** One group of a matrix: where its elements, its scale and its bytes are. */
-interface ChannelGroup {
+export interface ChannelGroup {
   /** Position in `scales`. */
   index: number;
   /** First row. */
@@ -239,6 +239,35 @@ export function symmetricSizes(rows: number, format: SymmetricFormat): { groups:
     sizes.codeBytes += byteLength;
   });
   return sizes;
+}
+
+/** All groups in stored order, fresh. */
+export function symmetricGroups(rows: number, format: SymmetricFormat): ChannelGroup[] {
+  const groups: ChannelGroup[] = [];
+  forEachChannelGroup(rows, format, (group) => groups.push({ ...group }));
+  return groups;
+}
+
+/**
+ * Unpacks without dequantizing.
+ *
+ * @param channelBits those with which it was quantized, [columns]
+ * @returns fresh, [tokens, channels]; 0 in channels of 0 bits
+ */
+export function symmetricCodes(source: SymmetricMatrix, channelBits: readonly ChannelBits[]): Uint8Array {
+  const { rows, columns, groupSize, channelCodes } = source;
+  const result = new Uint8Array(rows * columns);
+  const codes = new Uint8Array(groupSize);
+  forEachChannelGroup(
+    rows,
+    { groupSize, channelBits },
+    ({ token, channel, bits, count, byteOffset, byteLength }) => {
+      const groupCodes = codes.subarray(0, count);
+      unpackCodes(channelCodes.subarray(byteOffset, byteOffset + byteLength), bits, groupCodes);
+      for (let i = 0; i < count; i++) result[(token + i) * columns + channel] = groupCodes[i];
+    },
+  );
+  return result;
 }
 
 /** Visits the groups in stored order, each time with the same object. This is the one definition of the layout. */

@@ -14,7 +14,7 @@ import { checkCase } from '../../src/check/check.js';
 import { compareTensor, type TensorReport } from '../../src/check/compare.js';
 import { manifestProblems, parseCase, parseManifest } from '../../src/check/golden.js';
 import { CaseInputs } from '../../src/check/inputs.js';
-import { findOperation } from '../../src/check/operations.js';
+import { findOperation } from '../../src/check/operations/index.js';
 import { formatCase } from '../../src/check/report.js';
 import { numbersOf, type Tensor } from '../../src/check/tensor.js';
 import { WHOLE_MODEL_OPERATIONS } from '../../src/check/whole-models.js';

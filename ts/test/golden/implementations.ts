@@ -3,11 +3,12 @@
  * golden.test.ts runs for each entry. Whole models are in whole-models.test.ts.
  */
 
-import { attendOnce, storedSources } from '../../src/check/cache-operations.js';
 import { CaseInputs, type CheckCase } from '../../src/check/inputs.js';
-import { layerOutput } from '../../src/check/model-operations.js';
+import { attendOnce } from '../../src/check/operations/attend.js';
+import { layerOutput } from '../../src/check/operations/layer.js';
+import { ropeOptions } from '../../src/check/operations/rope.js';
+import { storedSources } from '../../src/check/operations/stored-sources.js';
 import { floatFileWeights } from '../../src/check/perturb.js';
-import { ropeOptions } from '../../src/check/storage-operations.js';
 import { type Tensor, tensorOf } from '../../src/check/tensor.js';
 import {
   attendScratchBytes,

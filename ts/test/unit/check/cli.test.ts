@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { parseCase, writeCase } from '../../../src/check/golden.js';
 import { makeCase } from '../../../src/check/make-case.js';
 import { NO_MODELS } from '../../../src/check/mistake.js';
-import { OPERATIONS } from '../../../src/check/operations.js';
+import { OPERATIONS } from '../../../src/check/operations/index.js';
 import { numbersOf, type Tensor, tensorOf } from '../../../src/check/tensor.js';
 import { writeSafetensors } from '../../../src/io/safetensors.js';
 import { runInProcess } from '../../helpers/run-cli.js';

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { KNOWN_MISTAKES } from '../../../src/check/known-mistakes.js';
-import { OPERATIONS } from '../../../src/check/operations.js';
+import { OPERATIONS } from '../../../src/check/operations/index.js';
 import { runInProcess } from '../../helpers/run-cli.js';
 
 const page = readFileSync(new URL('../../../../docs/cross-check.md', import.meta.url), 'utf8');

@@ -380,7 +380,7 @@ describe('mistakes in the order of bits and bytes', () => {
 
 /** What a right kernel would give for changed inputs. */
 async function rerun(source: CheckCase): Promise<Record<string, Tensor>> {
-  const { findOperation } = await import('../../../src/check/operations.js');
+  const { findOperation } = await import('../../../src/check/operations/index.js');
   const { CaseInputs } = await import('../../../src/check/inputs.js');
   const { expectedTensor } = await import('../../../src/check/make-case.js');
   const expected = await findOperation(source.operation).run(new CaseInputs(source), NO_MODELS);
@@ -591,7 +591,7 @@ describe('mistakes in the weights', () => {
 
   async function parts(made: CheckCase) {
     const { CaseInputs } = await import('../../../src/check/inputs.js');
-    const { storedSources } = await import('../../../src/check/cache-operations.js');
+    const { storedSources } = await import('../../../src/check/operations/stored-sources.js');
     return { dequantized: storedSources(new CaseInputs(made)).keyRows.data, w: floats(made, 'w_k') };
   }
 
@@ -723,7 +723,7 @@ describe('mistakes across layers', () => {
       i < 2 * size ? value : fround(value - sums[i - size]) + sums[i % size],
     );
     // Undone in f32, the increments are a little off, so the dump is made from exact ones.
-    const { decodeLayers } = await import('../../../src/check/cache-operations.js');
+    const { decodeLayers } = await import('../../../src/check/operations/cross-layer.js');
     const { CaseInputs } = await import('../../../src/check/inputs.js');
     const { increments } = decodeLayers(new CaseInputs(made));
     increments.forEach(({ data }, layer) => {

@@ -1,0 +1,25 @@
+import { linear } from '../../numerics/matrix.js';
+import { expectedRows } from '../expected.js';
+import type { Operation } from '../operation.js';
+import { productBound } from '../tolerance.js';
+import { LATENT_OPTIONS, STORED_INPUTS, storedSources } from './stored-sources.js';
+
+/** The operation `rematerialize`. */
+export const rematerialize: Operation = {
+  name: 'rematerialize',
+  summary: 'keys (before RoPE) and values from stored codes',
+  specification: 'docs/numerics.md "Products"',
+  options: LATENT_OPTIONS,
+  tensors: [
+    ...STORED_INPUTS,
+    { name: 'keys', role: 'output', dtype: 'F32', shape: '[tokens, kvDim]', comparison: 'bound' },
+    { name: 'values', role: 'output', dtype: 'F32', shape: '[tokens, kvDim]', comparison: 'bound' },
+  ],
+  run(inputs) {
+    const { keyRows, valueRows, keyTerms, valueTerms, keyWeights, valueWeights } = storedSources(inputs);
+    return {
+      keys: expectedRows(linear(keyRows, keyWeights), productBound(keyTerms, keyWeights)),
+      values: expectedRows(linear(valueRows, valueWeights), productBound(valueTerms, valueWeights)),
+    };
+  },
+};
