@@ -133,7 +133,9 @@ function byteLevelModel(fields: Fields, tokens: readonly string[], types: ArrayL
     if (at < 0) throw new FormatError(fields.path, KEY + 'merges', `merge ${i} "${merge}" is not a pair`);
     return [merge.slice(0, at), merge.slice(at + 1)];
   });
+  // The spelling of a special token must not come of a text by merges, unless a merge of the file makes it.
   const special = new Set<number>([TokenType.control, TokenType.userDefined]);
+  const merged = new Set(merges.flatMap(([left, right]) => [left, right, left + right]));
   return {
     normalizer: recipe.normalizer ? { type: recipe.normalizer } : null,
     pre_tokenizer: {
@@ -155,7 +157,9 @@ function byteLevelModel(fields: Fields, tokens: readonly string[], types: ArrayL
       byte_fallback: false,
       ignore_merges: recipe.ignoreMerges ?? false,
       // fromEntries, not assignment: a token may be called "__proto__".
-      vocab: Object.fromEntries(tokens.flatMap((token, id) => (special.has(types[id]) ? [] : [[token, id]]))),
+      vocab: Object.fromEntries(
+        tokens.flatMap((token, id) => (special.has(types[id]) && !merged.has(token) ? [] : [[token, id]])),
+      ),
       merges,
     },
     decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },

@@ -1,17 +1,25 @@
 /**
  * Text to token ids and back, the same for GGUF files and Hugging Face folders.
  *
- * Encoding is done by `@huggingface/tokenizers`. Decoding is our own (`token-bytes.ts`), because text must
- * come out while it is generated, and no character may be split.
+ * The pipeline is that of Hugging Face `tokenizers`: added tokens are found, the text between them is normalized, cut
+ * into words, and each word is merged (`pipeline/`). Decoding is by bytes (`token-bytes.ts`), because text must come
+ * out while it is generated, and no character may be split.
+ *
+ * It is written here because the library for JavaScript (`@huggingface/tokenizers`) cuts otherwise than the one in
+ * Rust in many cases (Split, Digits, Metaspace, added tokens), drops text where a merge has no result, takes quadratic
+ * time for long words, and runs regular expressions of files on an engine that nothing can stop.
  *
  * @module xquant/tokenizer
  */
 
-import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
-import { FormatError, UnsupportedModelError } from '../errors.js';
+import { FormatError } from '../errors.js';
 import { buildGgufTokenizer, checkGgufTokenizer } from './gguf-tokenizer.js';
+import { AddedTokens } from './pipeline/added-tokens.js';
+import { Bpe } from './pipeline/bpe.js';
+import { buildNormalizer } from './pipeline/normalizer.js';
+import { buildPreTokenizer, type PreTokenizer } from './pipeline/pre-tokenizer.js';
 import { StreamDecoder, spellingOf, type TokenSpelling, tokenBytes } from './token-bytes.js';
-import { checkTokenizerJson, forLibrary, type TokenizerJson, templateIds } from './tokenizer-json.js';
+import { readTokenizerJson, templateIds } from './tokenizer-json.js';
 import type { TokenizerSource } from './tokenizer-source.js';
 
 /** What {@link Tokenizer.encode} takes. */
@@ -43,8 +51,10 @@ export interface DecodeOptions {
 export function checkTokenizerSource(source: TokenizerSource): void {
   if (source.kind === 'gguf') checkGgufTokenizer(source);
   if (source.kind === 'tokenizer.json') {
-    checkTokenizerJson(source.json, source.path);
-    spellingOf(source.json.decoder, source.path);
+    const { normalizer, preTokenizer, decoder } = readTokenizerJson(source.json, source.path);
+    buildNormalizer(normalizer, source.path);
+    buildPreTokenizer(preTokenizer, source.path);
+    spellingOf(decoder, source.path);
   }
 }
 
@@ -62,13 +72,19 @@ export class Tokenizer {
   readonly vocabSize: number;
 
   private readonly tokens: readonly (string | undefined)[];
+  private readonly idOf: ReadonlyMap<string, number>;
   private readonly addedIds: ReadonlySet<number>;
   private readonly specialIds: ReadonlySet<number>;
   private readonly spelling: TokenSpelling;
   private readonly prefix: readonly number[];
   private readonly suffix: readonly number[];
-  private readonly plain: LibraryTokenizer;
-  private readonly parsing: LibraryTokenizer;
+  private readonly preTokenize: PreTokenizer;
+  private readonly bpe: Bpe;
+  /** Without and with the special tokens. */
+  private readonly plain: AddedTokens;
+  private readonly parsing: AddedTokens;
+  /** Whether added tokens are written like the others, as in a tokenizer.json; in GGUF they are plain text. */
+  private readonly spellsAdded: boolean;
 
   /**
    * Builds a tokenizer; that takes up to a second for the largest vocabularies.
@@ -80,25 +96,27 @@ export class Tokenizer {
     checkTokenizerSource(source);
     if (source.kind === 'none') throw new FormatError(source.path, 'tokenizer', 'the model has no tokenizer');
     const built = source.kind === 'gguf' ? buildGgufTokenizer(source) : { bosTokenId: undefined, ...source };
-    const json = checkTokenizerJson(built.json, source.path);
-    this.spelling = spellingOf(json.decoder, source.path);
+    const { path } = source;
+    const json = readTokenizerJson(built.json, path);
+    this.spelling = spellingOf(json.decoder, path);
+    this.spellsAdded = source.kind === 'tokenizer.json';
 
-    const added = json.added_tokens;
+    const added = json.addedTokens;
     const tokens: (string | undefined)[] = [];
-    const idOf = new Map<string, number>();
-    for (const [token, id] of Object.entries(json.model.vocab)) {
-      tokens[id] = token;
-      idOf.set(token, id);
-    }
-    for (const { id, content } of added) {
-      tokens[id] = content;
+    const idOf = new Map(json.model.vocab);
+    for (const [token, id] of json.model.vocab) tokens[id] = token;
+    const normalize = buildNormalizer(json.normalizer, path);
+    for (const { id, content, normalized } of added) {
+      // Hugging Face writes a normalized token as it is found in a text.
+      tokens[id] = normalized ? normalize(content) : content;
       idOf.set(content, id);
     }
+    this.idOf = idOf;
     this.tokens = tokens;
     this.vocabSize = tokens.length;
     this.addedIds = new Set(added.map((token) => token.id));
     this.specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
-    const template = templateIds(json, idOf, source.path);
+    const template = templateIds(json.postProcessor, idOf, path);
     this.prefix = template.prefix;
     this.suffix = template.suffix;
 
@@ -109,7 +127,13 @@ export class Tokenizer {
     const eos = built.eosToken === undefined ? undefined : idOf.get(built.eosToken);
     this.eosTokenIds = [...new Set([...built.eosTokenIds, ...(eos === undefined ? [] : [eos])])];
 
-    [this.plain, this.parsing] = libraryTokenizers(json, source.path);
+    this.preTokenize = buildPreTokenizer(json.preTokenizer, path);
+    this.bpe = new Bpe(json.model, path);
+    this.parsing = new AddedTokens(added, normalize);
+    this.plain = new AddedTokens(
+      added.filter((token) => !token.special),
+      normalize,
+    );
   }
 
   /**
@@ -121,9 +145,16 @@ export class Tokenizer {
   encode(text: string, options: EncodeOptions = {}): number[] {
     if (typeof text !== 'string') throw new TypeError(`"text" must be a string, got ${typeof text}`);
     const { addSpecial = true, parseSpecial = false } = options;
-    const library = parseSpecial ? this.parsing : this.plain;
-    const ids: number[] = library.encode(text, { add_special_tokens: false }).ids;
-    return addSpecial ? [...this.prefix, ...ids, ...this.suffix] : ids;
+    const ids: number[] = addSpecial ? [...this.prefix] : [];
+    // Half a surrogate pair is no character; UTF-8 has no place for it.
+    for (const section of (parseSpecial ? this.parsing : this.plain).split(text.toWellFormed())) {
+      if ('id' in section) ids.push(section.id);
+      else
+        for (const word of this.preTokenize([section]))
+          for (const id of this.bpe.encode(word.text)) ids.push(id);
+    }
+    if (addSpecial) ids.push(...this.suffix);
+    return ids;
   }
 
   /**
@@ -146,7 +177,7 @@ export class Tokenizer {
    */
   createDecoder(context: Iterable<number> = [], options: DecodeOptions = {}): StreamDecoder {
     const { skipSpecial = true } = options;
-    const decoder = new StreamDecoder((id) => this.bytesOf(id, skipSpecial), this.spelling.stripLeadingSpace);
+    const decoder = new StreamDecoder((id) => this.bytesOf(id, skipSpecial), this.spelling.leadingSpace);
     for (const id of context) decoder.push(id);
     return decoder;
   }
@@ -157,8 +188,7 @@ export class Tokenizer {
    * @returns `undefined` if there is none
    */
   tokenToId(token: string): number | undefined {
-    const id = this.tokens.indexOf(token);
-    return id < 0 ? undefined : id;
+    return this.idOf.get(token);
   }
 
   /**
@@ -180,28 +210,7 @@ export class Tokenizer {
     const token = this.tokens[id];
     // Rows of the embedding that pad it to a round size have no token and no text.
     if (token === undefined || (skipSpecial && this.specialIds.has(id))) return undefined;
-    if (this.addedIds.has(id)) return new TextEncoder().encode(token);
+    if (!this.spellsAdded && this.addedIds.has(id)) return new TextEncoder().encode(token);
     return tokenBytes(token, this.spelling);
-  }
-}
-
-/**
- * Two tokenizers of the library over one model: one that does not know the special tokens, and one that finds
- * their spelling in the text. They share the merges, which are most of the memory.
- */
-function libraryTokenizers(json: TokenizerJson, path: string): [LibraryTokenizer, LibraryTokenizer] {
-  const prepared = forLibrary(json);
-  try {
-    const config = { clean_up_tokenization_spaces: false };
-    const ordinary = prepared.added_tokens.filter((token) => !token.special);
-    const plain = new LibraryTokenizer({ ...prepared, added_tokens: ordinary }, config);
-    const empty = { ...prepared.model, vocab: {}, merges: [] };
-    const parsing = new LibraryTokenizer({ ...prepared, model: empty }, config);
-    parsing.model = plain.model;
-    return [plain, parsing];
-  } catch (cause) {
-    // The library refuses parts that it does not know with a plain Error that names them.
-    const { message } = cause as Error;
-    throw new UnsupportedModelError(path, `tokenizer (${message})`, 'byte-level BPE, SentencePiece BPE');
   }
 }
