@@ -8,13 +8,8 @@
  * @module
  */
 
-import {
-  ACCUMULATOR_INT8,
-  cacheLayout,
-  exactFormat,
-  type LayerLayout,
-  layoutSizes,
-} from '../cache/layout.js';
+import { accumulatorBytes } from '../cache/accumulator.js';
+import { cacheLayout, exactFormat, type LayerLayout, layoutSizes } from '../cache/layout.js';
 import { type CacheModelShape, type CacheOptions, type CacheRequest, XQUANT } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import type { StorageFormat } from '../cache/stored-matrix.js';
@@ -110,9 +105,10 @@ export function cacheBytes(options: CacheOptions, model: CacheModelShape, tokens
     layer.window = windowTokens * columns * elementBytes;
     addBytes(total, isBase ? billAsBase(layer) : layer);
   }
-  total.scratch =
-    first * accumulatorBytes(options, block - sinks, model.hiddenSize) +
-    (blocks - first) * accumulatorBytes(options, block, model.hiddenSize);
+  if (options.variant === 'xquant-cl') {
+    const sum = (rows: number) => accumulatorBytes(options.accumulator, rows, model.hiddenSize);
+    total.scratch = first * sum(block - sinks) + (blocks - first) * sum(block);
+  }
   return total;
 }
 
@@ -196,14 +192,6 @@ function addMatrix(
     bytes.scales += count * groups * 2;
     bytes.mins += count * groups * 2;
   }
-}
-
-/** Bytes of the cross-layer accumulator for the rows of one sealed block. */
-function accumulatorBytes({ variant, accumulator }: CacheOptions, rows: number, hiddenSize: number): number {
-  if (variant !== 'xquant-cl' || accumulator === 'recompute') return 0;
-  const bytes = zeroBytes();
-  addMatrix(bytes, 1, rows, hiddenSize, accumulator === 'int8' ? ACCUMULATOR_INT8 : 'f32');
-  return storedBytes(bytes);
 }
 
 /**

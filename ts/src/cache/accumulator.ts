@@ -17,6 +17,7 @@
 
 import { CacheStateError } from '../errors.js';
 import { add, type Matrix } from '../numerics/matrix.js';
+import { groupedSizes } from '../quant/grouped.js';
 import { ACCUMULATOR_INT8 } from './layout.js';
 import type { AccumulatorPolicy } from './options.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
@@ -26,6 +27,20 @@ import type { StoredMatrix } from './types.js';
 export interface AccumulatingLayer {
   /** What the layer adds for a sealed block: its base X^ or its delta in full width. [tokens, hiddenSize] */
   increment(block: number): Matrix;
+}
+
+/** Bytes that the sum of a block takes. */
+export function accumulatorBytes(policy: AccumulatorPolicy, rows: number, columns: number): number {
+  switch (policy) {
+    case 'f32':
+      return rows * columns * 4;
+    case 'int8': {
+      const { groups, packedBytes } = groupedSizes(rows, columns, ACCUMULATOR_INT8);
+      return packedBytes + 4 * groups;
+    }
+    case 'recompute':
+      return 0;
+  }
 }
 
 interface Entry {

@@ -146,7 +146,13 @@ export const OPTIONS = {
   /** Tokens of a block: kept in f16 until the block is complete, then sealed. */
   residualWindow: row({ name: 'window', values: count(1), variants: CACHE_VARIANTS, default: defaultBlock }),
   /** This many first positions of a sequence stay in f16, outside the statistic of every group. */
-  sinks: row({ formerly: 'sink', values: count(0), variants: ['kvquant'], default: 0, absent: 0 }),
+  sinks: row({
+    formerly: 'sink',
+    values: count(0),
+    variants: [...KEY_VALUE, ...XQUANT],
+    default: 0,
+    absent: 0,
+  }),
   /** How the range of a group is chosen. */
   range: row({
     values: choice(RANGE_RULES),

@@ -216,8 +216,8 @@ function assertCacheOptions(options: CacheOptions, shape: CacheModelShape): void
     const allowed = `from 0 to ${residualWindow - 1}: fewer than the tokens of a block`;
     throw new ConfigError('sinks', options.sinks, allowed);
   }
-  if (options.sinks > 0 && variant !== 'kvquant') {
-    throw new ConfigError('sinks', options.sinks, `0 for cache ${variant} in this version`);
+  if (options.sinks > 0 && variant === 'kv') {
+    throw new ConfigError('sinks', options.sinks, '0 for cache kv, which stores every position in f16');
   }
   if (options.outlierChannel === 'f16') {
     if (form !== 'latent') throw new ConfigError('outlier', 'f16', '"quantized" unless form is latent');

@@ -11,7 +11,7 @@
  * @module
  */
 
-import { exactFormat, type TensorLayout, type WindowTensor } from '../cache/layout.js';
+import { exactFormat, sinkName, sinksOf, type TensorLayout, type WindowTensor } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
 import { assertStoredShape, countStored, zeroBytes } from '../cache/stored-matrix.js';
 import type { CacheBytes, Float16Matrix, LayerState, StoredMatrix } from '../cache/types.js';
@@ -35,12 +35,18 @@ interface Block {
   holders: number;
 }
 
-/** Lays tensors out one after another. */
+/**
+ * Lays tensors out one after another.
+ *
+ * @param start bytes before the first
+ * @returns their places, and where the last one ends
+ */
 export function placeTensors(
   tensors: readonly TensorLayout[],
   rows: number,
+  start = 0,
 ): { places: TensorPlace[]; bytes: number } {
-  let bytes = 0;
+  let bytes = start;
   const take = (size: number): number => {
     const at = bytes;
     bytes += Math.ceil(size / 16) * 16;
@@ -66,37 +72,59 @@ export function placeTensors(
   return { places, bytes };
 }
 
-/** What the blocks and the window of one layer hold; the same for all sequences with the same options. */
-export interface BlockLayout {
-  readonly options: CacheOptions;
-  /** Tensors of a sealed block. */
+/** Where the tensors of a sealed block are. */
+export interface BlockPlaces {
+  /** The first positions of a sequence, as the window held them; none but in block 0. */
+  readonly sinks: readonly TensorPlace[];
+  readonly sinkRows: number;
+  /** The quantized rows, after the sinks. */
   readonly sealed: readonly TensorPlace[];
-  readonly blockBytes: number;
+  readonly rows: number;
+  readonly bytes: number;
+}
+
+/** What the blocks and the window of one layer hold; the same for all sequences with the same options. */
+export class BlockLayout {
+  readonly options: CacheOptions;
   /** Tensors of the window, each for `residualWindow` tokens. */
   readonly window: readonly TensorPlace[];
   readonly windowBytes: number;
-}
+  /** Of every block but the first. */
+  readonly places: BlockPlaces;
+  readonly #first: BlockPlaces;
 
-/**
- * @param sealed what a sealed block holds
- * @param window what the window holds; f16, or f32 with the identity quantizer
- */
-export function blockLayout(
-  options: CacheOptions,
-  sealed: readonly TensorLayout[],
-  window: readonly WindowTensor[],
-): BlockLayout {
-  const format = exactFormat(options);
-  const windowSpecs = window.map(({ name, columns }) => ({ name, columns, format }));
-  const sealedPlaces = placeTensors(sealed, options.residualWindow);
-  const windowPlaces = placeTensors(windowSpecs, options.residualWindow);
-  return {
-    options,
-    sealed: sealedPlaces.places,
-    blockBytes: sealedPlaces.bytes,
-    window: windowPlaces.places,
-    windowBytes: windowPlaces.bytes,
-  };
+  /**
+   * @param sealed what a sealed block holds
+   * @param window what the window holds; f16, or f32 with the identity quantizer
+   */
+  constructor(options: CacheOptions, sealed: readonly TensorLayout[], window: readonly WindowTensor[]) {
+    this.options = options;
+    const format = exactFormat(options);
+    const exact = window.map(({ name, columns }) => ({ name, columns, format }));
+    const { places, bytes } = placeTensors(exact, options.residualWindow);
+    this.window = places;
+    this.windowBytes = bytes;
+    const sinkTensors = exact.map((tensor) => ({ ...tensor, name: sinkName(tensor.name) }));
+    const blockPlaces = (sinkRows: number): BlockPlaces => {
+      const rows = options.residualWindow - sinkRows;
+      const sinks = placeTensors(sinkRows > 0 ? sinkTensors : [], sinkRows);
+      const coded = placeTensors(sealed, rows, sinks.bytes);
+      return { sinks: sinks.places, sinkRows, sealed: coded.places, rows, bytes: coded.bytes };
+    };
+    this.places = blockPlaces(0);
+    const sinkRows = sinksOf(options, 0);
+    this.#first = sinkRows > 0 ? blockPlaces(sinkRows) : this.places;
+  }
+
+  /** Where the tensors of a block are. */
+  at(index: number): BlockPlaces {
+    return index === 0 ? this.#first : this.places;
+  }
+
+  /** Bytes of so many blocks from the first on. */
+  blockBytes(blocks: number): number {
+    return blocks === 0 ? 0 : this.#first.bytes + (blocks - 1) * this.places.bytes;
+  }
 }
 
 /** The stored tokens of one layer of one sequence. */
@@ -137,7 +165,7 @@ export class BlockStore {
 
   /** Bytes taken from linear memory by this layer; blocks that others hold, too, count in full. */
   get allocatedBytes(): number {
-    return this.#blocks.length * this.layout.blockBytes + (this.#window === 0 ? 0 : this.layout.windowBytes);
+    return this.layout.blockBytes(this.#blocks.length) + (this.#window === 0 ? 0 : this.layout.windowBytes);
   }
 
   /** Pointer to a sealed block. */
@@ -162,7 +190,7 @@ export class BlockStore {
    * @throws {MemoryError} if there is no room
    */
   newBlock(): number {
-    return this.#memory.allocate(this.layout.blockBytes, 'block of the cache');
+    return this.#memory.allocate(this.layout.at(this.#blocks.length).bytes, 'block of the cache');
   }
 
   /**
@@ -259,13 +287,15 @@ export class BlockStore {
   /** Bytes that the stored tokens take, as the reference counts them. */
   bytes(): CacheBytes {
     const bytes = zeroBytes();
-    for (const place of this.layout.sealed) {
-      const count = this.#blocks.length;
-      if (typeof place.format === 'string') bytes.outliers += count * place.dataBytes;
-      else {
-        bytes.codes += count * place.dataBytes;
-        bytes.scales += count * 2 * place.groups;
-        bytes.mins += count * 2 * place.groups;
+    for (const index of this.#blocks.keys()) {
+      const { sinks, sealed } = this.layout.at(index);
+      for (const { format, dataBytes, groups } of [...sinks, ...sealed]) {
+        if (typeof format === 'string') bytes.outliers += dataBytes;
+        else {
+          bytes.codes += dataBytes;
+          bytes.scales += 2 * groups;
+          bytes.mins += 2 * groups;
+        }
       }
     }
     for (const { columns, format } of this.layout.window) {
@@ -276,11 +306,15 @@ export class BlockStore {
 
   /** A copy of everything, in the reference's form. */
   state(): LayerState {
-    const rows = this.layout.options.residualWindow;
     return {
       length: this.#length,
-      blocks: this.#blocks.map(({ pointer }) =>
-        Object.fromEntries(this.layout.sealed.map((place) => [place.name, this.#read(place, pointer, rows)])),
+      blocks: this.#blocks.map(({ pointer }, index) =>
+        Object.fromEntries(
+          blockTensors(this.layout.at(index)).map(({ place, rows }) => [
+            place.name,
+            this.#read(place, pointer, rows),
+          ]),
+        ),
       ),
       window: Object.fromEntries(
         this.layout.window.map((place) => [
@@ -304,17 +338,21 @@ export class BlockStore {
       const reason = `${state.blocks.length} blocks of ${rows} tokens do not make ${state.length} tokens`;
       throw new CacheStateError(this.layout.options.variant, state.length, 'restore', reason);
     }
-    for (const block of state.blocks) {
-      for (const place of this.layout.sealed) this.#assertFits(place, block[place.name], rows);
+    for (const [index, block] of state.blocks.entries()) {
+      for (const tensor of blockTensors(this.layout.at(index))) {
+        this.#assertFits(tensor.place, block[tensor.place.name], tensor.rows);
+      }
     }
     for (const place of this.layout.window) this.#assertFits(place, state.window[place.name], windowTokens);
 
     this.dispose();
     try {
-      for (const block of state.blocks) {
+      for (const [index, block] of state.blocks.entries()) {
         const pointer = this.newBlock();
         this.seal(pointer);
-        for (const place of this.layout.sealed) this.#write(place, pointer, block[place.name]);
+        for (const { place } of blockTensors(this.layout.at(index))) {
+          this.#write(place, pointer, block[place.name]);
+        }
       }
       if (windowTokens > 0) {
         const pointer = this.window();
@@ -390,6 +428,16 @@ export class BlockStore {
       throw new FormatError('cache state', name, `it has ${size} bytes, not ${rightSize}`);
     }
   }
+}
+
+/** The tensors of a block in the order in which they are stored, with their rows. */
+function blockTensors({
+  sinks,
+  sinkRows,
+  sealed,
+  rows,
+}: BlockPlaces): { place: TensorPlace; rows: number }[] {
+  return [...sinks.map((place) => ({ place, rows: sinkRows })), ...sealed.map((place) => ({ place, rows }))];
 }
 
 function countStoredFormat(stored: StoredMatrix): string {

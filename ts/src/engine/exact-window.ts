@@ -14,7 +14,6 @@ import { derivedSizes } from '../model/config.js';
 import type { AttentionMode } from '../model/language-model.js';
 import { isBehindWindow, type KeysAndAverages, recordAttendBlock } from './calls.js';
 import type { Pointer } from './kernels.js';
-import type { LayerPlan } from './layer-plan.js';
 import {
   type LayerStep,
   type PassContext,
@@ -24,6 +23,7 @@ import {
   sightOf,
   type WindowState,
 } from './pass-context.js';
+import type { LayerPlan } from './plans/plan.js';
 
 /** Tokens of a window that become finished keys in one task. */
 const TASK_TOKENS = 16;

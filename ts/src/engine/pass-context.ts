@@ -14,11 +14,11 @@ import {
   type Softmax,
   softmaxFrom,
 } from './calls.js';
-import type { LayerPlan } from './layer-plan.js';
 import type { LinearMemory } from './memory.js';
 import type { PassBuffers } from './pass-buffers.js';
 import type { PlacedLayer, PlacedModel } from './placed-model.js';
 import type { Activations } from './placed-weights.js';
+import type { LayerPlan } from './plans/plan.js';
 import type { Team } from './team.js';
 import type { CachePlan, WasmCache, WasmLayerCache } from './wasm-cache.js';
 

@@ -11,6 +11,7 @@
  * @module
  */
 
+import type { StorageFormat } from '../cache/stored-matrix.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { GroupedOptions } from '../quant/grouped.js';
 import type { TensorPlace } from './block-store.js';
@@ -30,8 +31,8 @@ export const KEY_WEIGHTS: readonly KeyWeights[] = ['exact', 'int8'];
 
 /** What a product will be asked for. */
 export interface SmallProductUse {
-  /** The format of the stored tensor it multiplies, if it does. */
-  readonly stored?: TensorPlace;
+  /** The format of the stored tensors it multiplies, if it does. */
+  readonly format?: StorageFormat;
   /** Tokens of a block. */
   readonly tokens: number;
   /** Whether f32 rows are multiplied, too. */
@@ -78,7 +79,7 @@ export class SmallProduct {
     this.#memory = memory;
     this.#use = use;
     this.#route = route(use);
-    const format = use.stored?.format;
+    const { format } = use;
     const bits = format && typeof format !== 'string' ? format.bits : 8;
     this.#bytesProduct = use.keyWeights === 'int8' && bits <= 4 && this.#route !== 'rows';
     const floats = memory.allocate(weights.data.byteLength, 'weights of the cache');
@@ -104,12 +105,19 @@ export class SmallProduct {
   /**
    * Records `dequantize(tensor) W^T` of a sealed block.
    *
+   * @param place of the tensor in its block
    * @param block pointer to the block
+   * @param tokens rows of the tensor, at most those of a block
    * @param out f32 [tokens, outputs]
    */
-  recordStored(recorder: Recorder, block: number, out: number, scratch: ThreadScratch): void {
-    const place = this.#use.stored as TensorPlace;
-    const { tokens } = this.#use;
+  recordStored(
+    recorder: Recorder,
+    place: TensorPlace,
+    block: number,
+    tokens: number,
+    out: number,
+    scratch: ThreadScratch,
+  ): void {
     const { outputs, inputs } = this;
     if (this.#route === 'rows') {
       recordLoad(recorder, place, block, tokens, scratch.rows, scratch);
@@ -193,16 +201,16 @@ export class SmallProduct {
   }
 
   #pack(direct: Recorder, floats: number): void {
-    const { rows, stored, keyWeights } = this.#use;
+    const { rows, format, keyWeights } = this.#use;
     const int8 = keyWeights === 'int8';
-    if (rows || (this.#route === 'rows' && stored)) {
+    if (rows || (this.#route === 'rows' && format)) {
       const block = int8 ? CODE_BLOCK : FLOAT_BLOCK;
       const limit = int8 ? INTEGER_LIMITS.int8 : INTEGER_LIMITS.float;
       this.#rows = { pointer: this.#take(block), block };
       this.#recordPack(direct, floats, this.#rows.pointer, limit, block, 0, 0, '');
     }
-    if (stored && this.#route === 'codes') {
-      const block = codeBlock((stored.format as GroupedOptions).groupSize);
+    if (typeof format === 'object' && this.#route === 'codes') {
+      const block = codeBlock(format.groupSize);
       const limit = int8 ? INTEGER_LIMITS.int8 : INTEGER_LIMITS.codes;
       this.#codes = { pointer: this.#take(block), block };
       const suffix = this.#bytesProduct ? 'Int8' : '';
@@ -321,8 +329,7 @@ export function recordStore(
 }
 
 /** Which way leads from the stored tensor to the product. */
-function route({ stored, tokens, dequantize }: SmallProductUse): 'codes' | 'perChannel' | 'rows' {
-  const format = stored?.format;
+function route({ format, tokens, dequantize }: SmallProductUse): 'codes' | 'perChannel' | 'rows' {
   if (dequantize || !format || typeof format === 'string' || format.groupSize % 8 !== 0) return 'rows';
   if (format.grouping === 'perToken') return 'codes';
   return tokens <= format.groupSize ? 'perChannel' : 'rows';

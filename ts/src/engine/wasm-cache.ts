@@ -7,7 +7,8 @@
  * @module
  */
 
-import { ACCUMULATOR_INT8 } from '../cache/layout.js';
+import { accumulatorBytes } from '../cache/accumulator.js';
+import { ACCUMULATOR_INT8, sinksOf } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
 import { addBytes, billAsBase, zeroBytes } from '../cache/stored-matrix.js';
 import type {
@@ -21,8 +22,8 @@ import type {
 import { CacheStateError, DisposedError, ShapeError } from '../errors.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
 import { BlockStore, placeTensors, type TensorPlace } from './block-store.js';
-import type { BlockContext, LayerPlan, PassRows } from './layer-plan.js';
 import type { LinearMemory } from './memory.js';
+import type { BlockContext, LayerPlan, PassRows } from './plans/plan.js';
 import type { Recorder } from './team.js';
 import type { ThreadScratch } from './thread-scratch.js';
 
@@ -139,6 +140,8 @@ export class WasmCache implements ModelCache {
   readonly #resources: CacheResources;
   /** How an int8 accumulator lies in memory. */
   readonly #int8: TensorPlace | undefined;
+  readonly #accumulatorColumns: number;
+  /** Memory of one accumulator; the first one has room for the sinks, too. */
   readonly #accumulatorBytes: number;
 
   /** @internal */
@@ -152,6 +155,7 @@ export class WasmCache implements ModelCache {
     this.layers = plan.layers.map((layer, index) => new WasmLayerCache(this, layer, own[index]));
     const { residualWindow, accumulator } = plan.options;
     const columns = plan.layers.at(-1)?.layout.window[0].columns ?? 0;
+    this.#accumulatorColumns = columns;
     if (accumulator === 'int8') {
       const format = ACCUMULATOR_INT8;
       const { places, bytes } = placeTensors([{ name: 'accumulator', columns, format }], residualWindow);
@@ -186,10 +190,11 @@ export class WasmCache implements ModelCache {
   bytes(): CacheBytes {
     const total = zeroBytes();
     for (const layer of this.layers) addBytes(total, layer.bytes());
-    const entries = this.#resources.accumulators.filter((entry) => entry !== undefined).length;
-    const int8 = this.#int8;
-    const each = int8 ? int8.dataBytes + 4 * int8.groups : this.#accumulatorBytes;
-    total.scratch += entries * each;
+    for (const [index, entry] of this.#resources.accumulators.entries()) {
+      if (!entry) continue;
+      const rows = this.options.residualWindow - sinksOf(this.options, index);
+      total.scratch += accumulatorBytes(this.options.accumulator, rows, this.#accumulatorColumns);
+    }
     return total;
   }
 
@@ -258,7 +263,7 @@ export class WasmCache implements ModelCache {
   context(layer: number, index: number, block: number, sealing: boolean): BlockContext {
     const plan = this.plan.layers[layer];
     const { store } = this.layers[layer];
-    const common = { store, index, block, scratch: this.plan.scratch };
+    const common = { store, index, block, places: plan.layout.at(index), scratch: this.plan.scratch };
     if (!plan.accumulates) return { ...common, advance: true };
     const base = this.options.baseLayers - 1;
     if (this.options.accumulator === 'recompute') {
@@ -441,7 +446,6 @@ export class WasmLayerCache implements LayerCache {
   recordAppend(recorder: Recorder, rows: PassRows, first: number, count: number): void {
     const { store, plan } = this;
     const tokens = this.options.residualWindow;
-    const { memory } = this.#cache.host;
     const { scratch } = this.#cache.plan;
     for (let done = 0; done < count; ) {
       const slot = store.windowTokens;
@@ -451,9 +455,9 @@ export class WasmLayerCache implements LayerCache {
       recorder.task();
       if (plan.down.length > 0) {
         const x = rows.x + (first + done) * plan.hiddenSize * 4;
-        plan.recordFiniteCheck(recorder, memory, x, taken, store.length);
+        plan.recordFiniteCheck(recorder, x, taken, store.length);
       }
-      plan.recordWindow(recorder, memory, rows, first + done, taken, window, slot, store.length);
+      plan.recordWindow(recorder, rows, first + done, taken, window, slot, store.length);
       if (slot + taken === tokens) {
         const index = store.blocks;
         const block = store.newBlock();

@@ -32,7 +32,6 @@ import { messageOf } from '../printable.js';
 import { type RopeTables, recordFinishRows } from './calls.js';
 import { ownColumns } from './exact-window.js';
 import type { Kernels } from './kernels.js';
-import { LayerPlan, type PassRows } from './layer-plan.js';
 import {
   type CompiledKernels,
   compileKernels,
@@ -47,6 +46,8 @@ import { KEPT_ROWS, PassBuffers, type PassSize } from './pass-buffers.js';
 import type { SequenceRows, WasmForwardOptions } from './pass-context.js';
 import { type PlacedLayer, type PlacedModel, placeModel } from './placed-model.js';
 import { placeFloats, readMatrix } from './placed-weights.js';
+import { createPlan } from './plans/create-plan.js';
+import type { LayerPlan, PassRows } from './plans/plan.js';
 import { KEY_WEIGHTS, type KeyWeights } from './small-product.js';
 import { type Recorder, type SpawnThread, Team, TRAPPED } from './team.js';
 import { threadScratch } from './thread-scratch.js';
@@ -81,9 +82,6 @@ export interface WasmMemoryUse {
   /** Of `used`: cosines and sines of the positions reached so far, which double when they are outgrown. */
   readonly ropeTables: number;
 }
-
-/** Variants that have kernels. */
-const VARIANTS: readonly string[] = ['kv', 'kivi', 'xquant', 'xquant-cl'];
 
 /** RoPE tables start with this many positions and double. */
 const FIRST_POSITIONS = 1024;
@@ -222,10 +220,6 @@ export class WasmModel implements LanguageModel, CacheHost {
 
   createCache(request: CacheRequest | string): WasmCache {
     const options = resolveCacheOptions(request, this.config);
-    if (!VARIANTS.includes(options.variant)) {
-      const others = `${options.variant} runs on the reference backend`;
-      throw new ConfigError('cache', options.variant, `one of ${VARIANTS.join(', ')} on wasm (${others})`);
-    }
     const plan = this.#plan(options);
     return new WasmCache(this, plan);
   }
@@ -476,16 +470,16 @@ export class WasmModel implements LanguageModel, CacheHost {
     try {
       for (const [index, weights] of this.#model.layers.entries()) {
         layers.push(
-          new LayerPlan(
+          createPlan({
             memory,
-            this.#team.immediate,
-            this.config,
-            planned,
-            this.keyWeights,
-            this.projections[index],
+            recorder: this.#team.immediate,
+            config: this.config,
+            options: planned,
+            keyWeights: this.keyWeights,
+            projection: this.projections[index],
             weights,
-            this.factors,
-          ),
+            factors: this.factors,
+          }),
         );
       }
     } catch (error) {

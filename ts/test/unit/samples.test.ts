@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { LayerPlan } from '../../src/engine/layer-plan.js';
+import { LayerPlan } from '../../src/engine/plans/plan.js';
 import { CachedSequence, generate } from '../../src/generate.js';
 import { type LoadedModel, loadModel } from '../../src/load.js';
 import { ReferenceModel } from '../../src/model/transformer.js';
