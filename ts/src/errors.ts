@@ -55,9 +55,12 @@ export class ConfigError extends XQuantError {
     readonly allowed: string,
     /** The accepted name that was probably meant, if `value` looks mistyped. */
     readonly suggestion?: string,
+    /** `message` takes the place of the usual one. */
+    options?: ErrorOptions & { readonly message?: string },
   ) {
     const question = suggestion === undefined ? '' : `; did you mean "${suggestion}"?`;
-    super('CONFIG', `"${option}" must be ${allowed}, got ${describeValue(value)}${question}`);
+    const usual = `"${option}" must be ${allowed}, got ${describeValue(value)}${question}`;
+    super('CONFIG', options?.message ?? usual, options);
   }
 }
 
@@ -73,16 +76,15 @@ export class ChatTemplateError extends ConfigError {
     options?: ErrorOptions,
   ) {
     const isTemplate = fault === 'template';
+    const place = line === undefined ? '' : `, line ${line}`;
+    const verdict = isTemplate ? 'cannot be rendered' : 'does not accept the messages';
     super(
       isTemplate ? 'chatTemplate' : 'messages',
       reason,
       isTemplate ? 'a template that can be rendered' : 'a conversation that the chat template accepts',
+      undefined,
+      { ...options, message: `the chat template ${verdict}${place}: ${reason}` },
     );
-    const place = line === undefined ? '' : `, line ${line}`;
-    this.message = isTemplate
-      ? `the chat template cannot be rendered${place}: ${reason}`
-      : `the chat template does not accept the messages${place}: ${reason}`;
-    if (options && 'cause' in options) this.cause = options.cause;
   }
 }
 

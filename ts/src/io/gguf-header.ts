@@ -16,7 +16,7 @@
 
 import { FormatError, UnsupportedModelError } from '../errors.js';
 import { isWeightType, WEIGHT_BLOCKS, WEIGHT_TYPES } from '../quant/weight-types.js';
-import { BEHIND_PREFIX, type GgufValue, HeaderReader, MAX_HEADER_BYTES } from './gguf-reader.js';
+import { BEYOND_PREFIX, type GgufValue, HeaderReader, MAX_HEADER_BYTES } from './gguf-reader.js';
 import type { ByteSource } from './source.js';
 
 export type { GgufArray, GgufValue } from './gguf-reader.js';
@@ -107,14 +107,14 @@ export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
  *
  * @param prefix the first bytes, or all of them; read
  * @param fileSize bytes of the whole file
- * @returns `undefined` if the header goes on behind the prefix
+ * @returns `undefined` if the header goes on beyond the prefix
  * @throws {FormatError | UnsupportedModelError} as {@link readGgufHeader}
  */
 export function parseGgufHeader(prefix: Uint8Array, fileSize: number, path: string): GgufHeader | undefined {
   try {
     return parse(new HeaderReader(prefix, fileSize, path));
   } catch (error) {
-    if (error === BEHIND_PREFIX) return undefined;
+    if (error === BEYOND_PREFIX) return undefined;
     throw error;
   }
 }
@@ -187,7 +187,7 @@ function readTensorInfo(reader: HeaderReader, index: number): RawTensor {
     throw new FormatError(
       path,
       name,
-      `lies at ${relativeOffset}, behind the end of the file (${reader.fileSize} bytes): it is cut short or damaged`,
+      `lies at ${relativeOffset}, beyond the end of the file (${reader.fileSize} bytes): it is cut short or damaged`,
     );
   }
   return { name, shape, type, relativeOffset: Number(relativeOffset) };

@@ -28,8 +28,14 @@ export type GgufValue = number | bigint | string | boolean | GgufArray;
 /** Longest header that is read, in bytes. The largest real ones (256k tokens with merges) are near 20 MB. */
 export const MAX_HEADER_BYTES = 2 ** 28;
 
+/** Longest key or name of a tensor, in bytes: the limit of the format for keys. */
+export const MAX_NAME_BYTES = 2 ** 16 - 1;
+
+/** Longest string, in bytes: room for any chat template or precompiled normalizer. */
+export const MAX_STRING_BYTES = 2 ** 24;
+
 /** Thrown by {@link HeaderReader}: the header is longer than the bytes at hand, which is no error. */
-export const BEHIND_PREFIX = Symbol('behind the prefix');
+export const BEYOND_PREFIX = Symbol('beyond the prefix');
 
 /** Reads little-endian values one after the other, and knows where it is. */
 export class HeaderReader {
@@ -61,7 +67,7 @@ export class HeaderReader {
         `${what}: the header is longer than ${MAX_HEADER_BYTES} bytes`,
       );
     }
-    if (at + length > this.bytes.length) throw BEHIND_PREFIX;
+    if (at + length > this.bytes.length) throw BEYOND_PREFIX;
     this.position = at + length;
     return at;
   }
@@ -89,7 +95,7 @@ export class HeaderReader {
   /** A string that must be valid UTF-8 and not empty. */
   name(what: string): string {
     const at = this.position;
-    const bytes = this.stringBytes(what);
+    const bytes = this.stringBytes(what, MAX_NAME_BYTES);
     try {
       const text = STRICT_UTF8.decode(bytes);
       if (text !== '') return text;
@@ -130,8 +136,11 @@ export class HeaderReader {
     return new (this.scalar(type, key))(bytes.buffer as ArrayBuffer);
   }
 
-  private stringBytes(what: string): Uint8Array {
+  private stringBytes(what: string, limit = MAX_STRING_BYTES): Uint8Array {
     const length = this.count(`length of ${what}`, 1);
+    if (length > limit) {
+      throw new FormatError(this.path, `byte ${this.position}`, `${what} is longer than ${limit} bytes`);
+    }
     const at = this.take(length, what);
     return this.bytes.subarray(at, at + length);
   }

@@ -6,12 +6,13 @@
 
 import { FormatError } from '../errors.js';
 import { MODEL_TENSORS } from '../model/tensors.js';
-import { describeValue, messageOf } from '../printable.js';
+import { describeValue } from '../printable.js';
 import { checkTokenizerSource } from '../text/tokenizer.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
 import { countElements, type StoredTensor, selectTensors } from './assemble.js';
 import { familyOfModelType } from './families/index.js';
 import { readConfig } from './hugging-face-config.js';
+import { parseJsonObject } from './json.js';
 import { isObject, type Json } from './json-reader.js';
 import { summarizeTypes, type TensorInfo } from './model-file.js';
 import type { OpenModel } from './open-model.js';
@@ -174,16 +175,7 @@ function shardNames(index: Json, path: string): string[] {
 async function readJson(folder: FileFolder, file: string): Promise<Json | undefined> {
   const text = await openText(folder, file);
   if (text === undefined) return undefined;
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (cause) {
-    throw new FormatError(`${folder.name}/${file}`, 'content', `is not JSON: ${messageOf(cause)}`, {
-      cause,
-    });
-  }
-  if (!isObject(value)) throw new FormatError(`${folder.name}/${file}`, 'content', 'must be a JSON object');
-  return value;
+  return parseJsonObject(text, `${folder.name}/${file}`);
 }
 
 async function openText(folder: FileFolder, file: string): Promise<string | undefined> {

@@ -14,6 +14,9 @@
 import { FormatError, ShapeError, UnsupportedModelError } from '../errors.js';
 import { alignedCopy } from '../numerics/bytes.js';
 import { decodeBfloat16, decodeFloat16 } from '../numerics/float16.js';
+import { describeValue, messageOf } from '../printable.js';
+import { parseJsonObject } from './json.js';
+import { isObject } from './json-reader.js';
 import type { ByteSource } from './source.js';
 
 /** Bytes of one element, by type. */
@@ -87,9 +90,13 @@ const MAX_HEADER_BYTES = 100_000_000;
  *
  * @param bytes kept: the tensors are views on it
  * @param name for messages
+ * @throws {TypeError} if `bytes` is not a `Uint8Array`
  * @throws {FormatError} if the file contradicts itself; names the tensor
  */
 export function readSafetensors(bytes: Uint8Array, name: string): SafetensorsFile {
+  if (!(bytes instanceof Uint8Array)) {
+    throw new TypeError(`"bytes" must be a Uint8Array, got ${describeValue(bytes)}`);
+  }
   const headerBytes = headerLength(bytes.subarray(0, LENGTH_BYTES), bytes.length, name);
   const header = parseSafetensorsHeader(
     bytes.subarray(LENGTH_BYTES, LENGTH_BYTES + headerBytes),
@@ -297,14 +304,12 @@ function headerLength(start: Uint8Array, fileSize: number, name: string): number
 
 function parseJson(json: Uint8Array, name: string): [string, unknown][] {
   let text: string;
-  let parsed: unknown;
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(json);
-    parsed = JSON.parse(text);
   } catch (cause) {
-    throw new FormatError(name, 'header', `is not JSON: ${(cause as Error).message}`, { cause });
+    throw new FormatError(name, 'header', `is not JSON: ${messageOf(cause)}`, { cause });
   }
-  if (!isObject(parsed)) throw new FormatError(name, 'header', 'must be a JSON object');
+  const parsed = parseJsonObject(text, name, 'header');
   const twice = repeatedKey(text);
   if (twice !== undefined) throw new FormatError(name, twice, 'the name occurs twice in the header');
   return Object.entries(parsed);
@@ -314,7 +319,7 @@ function parseJson(json: Uint8Array, name: string): [string, unknown][] {
 function repeatedKey(json: string): string | undefined {
   const seen = new Set<string>();
   let depth = 0;
-  for (const [token, colon] of json.matchAll(/"(?:[^"\\]|\\.)*"\s*(:?)|[{}[\]]/g)) {
+  for (const [token, colon] of json.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"\s*(:?)|[{}[\]]/g)) {
     if (token === '{' || token === '[') depth++;
     else if (token === '}' || token === ']') depth--;
     else if (depth === 1 && colon) {
@@ -348,13 +353,13 @@ function checkEntry(
   }
   if (typeof dtype !== 'string' || !Object.hasOwn(SAFETENSORS_DTYPES, dtype)) {
     const known = Object.keys(SAFETENSORS_DTYPES).join(', ');
-    throw new FormatError(name, key, `dtype must be one of ${known}, got ${JSON.stringify(dtype)}`);
+    throw new FormatError(name, key, `dtype must be one of ${known}, got ${describeValue(dtype)}`);
   }
   if (!isArrayOfSizes(shape)) {
-    throw new FormatError(name, key, `shape must be a list of sizes, got ${JSON.stringify(shape)}`);
+    throw new FormatError(name, key, `shape must be a list of sizes, got ${describeValue(shape)}`);
   }
   if (!isArrayOfSizes(offsets) || offsets.length !== 2) {
-    throw new FormatError(name, key, `data_offsets must be two offsets, got ${JSON.stringify(offsets)}`);
+    throw new FormatError(name, key, `data_offsets must be two offsets, got ${describeValue(offsets)}`);
   }
   const [begin, end] = offsets;
   if (begin > end || end > dataBytes) {
@@ -379,8 +384,4 @@ function elements(shape: readonly number[]): number {
 
 function isArrayOfSizes(value: unknown): value is number[] {
   return Array.isArray(value) && value.every((size) => Number.isSafeInteger(size) && size >= 0);
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -34,6 +34,7 @@ import type { NuqFormat, NuqMatrix } from '../quant/nuq.js';
 import { packedBytes } from '../quant/pack.js';
 import type { ChatMessage } from '../text/chat-template.js';
 import { crc32 } from './crc32.js';
+import { parseJsonObject } from './json.js';
 import {
   type Part,
   PartReader,
@@ -395,17 +396,14 @@ function readNuq(
 
 function parseMetadata(section: Section, path: string): Metadata {
   const { name } = section;
-  let json: unknown;
+  let text: string;
   try {
-    json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(section.body));
+    text = new TextDecoder('utf-8', { fatal: true }).decode(section.body);
   } catch (cause) {
     throw new FormatError(path, name, 'is not JSON', { cause });
   }
-  if (typeof json !== 'object' || json === null) throw new FormatError(path, name, 'is not an object');
-  const { model, layers, length, pending, generated, options, calibration, messages } = json as Record<
-    string,
-    unknown
-  >;
+  const json = parseJsonObject(text, path, name);
+  const { model, layers, length, pending, generated, options, calibration, messages } = json;
   if (typeof model !== 'string' || !/^[0-9a-f]{16}$/.test(model)) {
     throw new FormatError(path, `${name} "model"`, 'must be 16 hexadecimal digits');
   }

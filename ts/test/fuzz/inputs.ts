@@ -170,7 +170,11 @@ function byteChange(): fc.Arbitrary<Change> {
       (bytes) => {
         const start = Math.floor(from * bytes.length);
         const end = start + Math.ceil(length * 0.1 * bytes.length);
-        return Uint8Array.from([...bytes.subarray(0, start), ...bytes.subarray(end)]);
+        const rest = bytes.subarray(end);
+        const copy = new Uint8Array(start + rest.length);
+        copy.set(bytes.subarray(0, start));
+        copy.set(rest, start);
+        return copy;
       },
   );
   const end = place.map(
