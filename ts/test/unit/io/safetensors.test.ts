@@ -134,11 +134,7 @@ describe('safetensors', () => {
     ],
     ['has a list as header', raw('[]'), /must be a JSON object/],
     ['has an entry that is no object', raw({ a: 1 }), /a: must be an object/],
-    [
-      'has an unknown type',
-      raw({ a: { dtype: 'F9', shape: [1], data_offsets: [0, 1] } }, 1),
-      /got "F9"/,
-    ],
+    ['has an unknown type', raw({ a: { dtype: 'F9', shape: [1], data_offsets: [0, 1] } }, 1), /got "F9"/],
     [
       'has a type called toString',
       raw({ a: { dtype: 'toString', shape: [1], data_offsets: [0, 1] } }, 1),
