@@ -31,6 +31,8 @@ export interface GenerationTokenizer {
   encode(text: string): ArrayLike<number>;
   /** Ids that end a sequence. */
   readonly eosTokenIds: readonly number[];
+  /** The text of a token that {@link createDecoder} does not show, so that a stop string can be found in it. */
+  hiddenText?(id: number): string | undefined;
   /**
    * A decoder that keeps the bytes of unfinished characters back.
    *
@@ -53,6 +55,8 @@ export type StopReason =
   | 'endOfSequence'
   /** One of the stop strings appeared. */
   | 'stopString'
+  /** One of `stopTokenIds` was generated. */
+  | 'stopToken'
   /** `maxTokens` were generated. */
   | 'maxTokens'
   /** The context of the model is full. */
@@ -69,14 +73,19 @@ export interface GenerateOptions extends SamplingOptions {
   readonly cache?: CachedSequence | CacheRequest | string;
   /** Tokens to generate at most; unlimited (the context of the model) by default. */
   readonly maxTokens?: number;
-  /** Generation ends before any of these strings would be shown. */
+  /**
+   * Generation ends before any of these strings would be shown. They are also found in special tokens, which are
+   * not shown: `'<|im_end|>'`.
+   */
   readonly stop?: string | readonly string[];
+  /** Generation ends at any of these tokens; its text is not shown. `ignoreEos` leaves them alone. */
+  readonly stopTokenIds?: readonly number[];
   /**
    * How many of the prompt's newest ids an earlier generation chose. With the same seed, random numbers then go on
    * behind theirs, as if it had not been interrupted. Default 0.
    */
   readonly generatedBefore?: number;
-  /** Forbids end-of-sequence tokens. */
+  /** Forbids end-of-sequence tokens, but for those in `stopTokenIds`: for measurements of a fixed length. */
   readonly ignoreEos?: boolean;
   /** Tokens of the prompt that go through the model together. Default {@link PREFILL_CHUNK}. */
   readonly prefillChunk?: number;
@@ -274,7 +283,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     prompted?: () => Promise<PromptRun>,
   ) {
     const { cache = DEFAULT_CACHE, stop = [], ignoreEos, logitBias, prefillChunk, maxTokens } = options;
-    const { generatedBefore = 0, speculate = 'auto' } = options;
+    const { generatedBefore = 0, speculate = 'auto', stopTokenIds = [] } = options;
     resolveSpeculate(speculate);
     this.prompt = promptIds(prompt, tokenizer, model.config);
     if (prefillChunk !== undefined) assertPositiveInteger(prefillChunk, 'prefillChunk');
@@ -282,7 +291,9 @@ export class Generation implements AsyncIterable<GeneratedToken> {
 
     const bias = new Map(logitBias);
     for (const id of bias.keys()) assertIndex(id, model.config.vocabSize - 1, 'logitBias token');
-    if (ignoreEos) for (const id of tokenizer.eosTokenIds) bias.set(id, Number.NEGATIVE_INFINITY);
+    for (const id of stopTokenIds) assertIndex(id, model.config.vocabSize - 1, 'stopTokenIds token');
+    const forbidden = ignoreEos ? tokenizer.eosTokenIds.filter((id) => !stopTokenIds.includes(id)) : [];
+    for (const id of forbidden) bias.set(id, Number.NEGATIVE_INFINITY);
     assertIndex(generatedBefore, this.prompt.length, 'generatedBefore');
     this.#sampler = new Sampler({ ...options, logitBias: bias });
     this.#sampler.skip(generatedBefore);
@@ -308,8 +319,8 @@ export class Generation implements AsyncIterable<GeneratedToken> {
 
   /**
    * Ids of prompt and text that have not been run: the newest token, or the rest of a prompt that was interrupted.
-   * An end-of-sequence token is left out, since nothing follows it. With the ids of {@link sequence} before
-   * them, they are the prompt that goes on where this generation stopped.
+   * A token that ended the text is left out, since nothing follows it. With the ids of {@link sequence} before them,
+   * they are the prompt that goes on where this generation stopped.
    */
   get pending(): readonly number[] {
     return [...this.prompt, ...this.#chosen].slice(this.sequence.tokens.length);
@@ -325,7 +336,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
 
   /** Generated ids that something can follow. */
   get #chosen(): readonly number[] {
-    return this.#stopReason === 'endOfSequence' ? this.#ids.slice(0, -1) : this.#ids;
+    return endsWithToken(this.#stopReason) ? this.#ids.slice(0, -1) : this.#ids;
   }
 
   /** Runs what is left and tells what was done. */
@@ -356,6 +367,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     const { maxTokens = Number.POSITIVE_INFINITY, speculate = 'auto', signal, onSpeculation } = this.#options;
     const context = this.#model.config.maxPositionEmbeddings;
     const endIds = new Set(this.#tokenizer.eosTokenIds);
+    const stopIds = new Set(this.#options.stopTokenIds);
     const decoder = this.#tokenizer.createDecoder(this.prompt);
     const history = [...this.prompt];
     try {
@@ -372,12 +384,15 @@ export class Generation implements AsyncIterable<GeneratedToken> {
         this.#ids.push(token.id);
         history.push(token.id);
 
-        if (endIds.has(token.id)) reason = 'endOfSequence';
+        if (stopIds.has(token.id)) reason = 'stopToken';
+        else if (endIds.has(token.id)) reason = 'endOfSequence';
         else if (this.#ids.length >= maxTokens) reason = 'maxTokens';
         else if (history.length > context) reason = 'contextFull';
-        let piece = reason === 'endOfSequence' ? '' : decoder.push(token.id);
+        const isText = !endsWithToken(reason);
+        let piece = isText ? decoder.push(token.id) : '';
+        const hidden = isText ? this.#tokenizer.hiddenText?.(token.id) : undefined;
         if (reason !== undefined) piece += decoder.flush();
-        const { text, stopped } = this.#output.push(piece, reason !== undefined);
+        const { text, stopped } = this.#output.push(piece, reason !== undefined, hidden);
         if (stopped) reason = 'stopString';
 
         this.#text += text;
@@ -399,6 +414,11 @@ export class Generation implements AsyncIterable<GeneratedToken> {
       this.#lookahead?.settle();
     }
   }
+}
+
+/** Whether the last token is an end, which has no text and which nothing follows. */
+function endsWithToken(reason: StopReason | undefined): boolean {
+  return reason === 'endOfSequence' || reason === 'stopToken';
 }
 
 /** The ids of a prompt, fresh: at least one, and no more than the context has room for. */

@@ -10,6 +10,8 @@ import { ConfigError } from './errors.js';
 export class StopFilter {
   readonly #stops: readonly string[];
   #held = '';
+  /** Parts of what is held that are looked through but not shown: the spelling of special tokens. */
+  #hidden: { start: number; end: number }[] = [];
 
   /**
    * @param stops not empty strings
@@ -26,9 +28,14 @@ export class StopFilter {
    * Takes the next piece of text.
    *
    * @param last whether no more will come: what was held back is given out
-   * @returns text that can be shown, and whether a stop string was found behind it
+   * @param hidden text before the piece that is not shown, but may be part of a stop string
+   * @returns text that can be shown, and whether a stop string was found after it
    */
-  push(piece: string, last = false): { text: string; stopped: boolean } {
+  push(piece: string, last = false, hidden = ''): { text: string; stopped: boolean } {
+    if (hidden !== '' && this.#stops.length > 0) {
+      this.#hidden.push({ start: this.#held.length, end: this.#held.length + hidden.length });
+      this.#held += hidden;
+    }
     this.#held += piece;
     const found = this.#stops.map((stop) => this.#held.indexOf(stop)).filter((at) => at >= 0);
     if (found.length > 0) return { text: this.#release(Math.min(...found), true), stopped: true };
@@ -45,8 +52,18 @@ export class StopFilter {
   }
 
   #release(length: number, forget: boolean): string {
-    const text = this.#held.slice(0, length);
+    let text = '';
+    let at = 0;
+    for (const { start, end } of this.#hidden) {
+      if (start >= length) break;
+      text += this.#held.slice(at, start);
+      at = Math.min(end, length);
+    }
+    text += this.#held.slice(at, length);
     this.#held = forget ? '' : this.#held.slice(length);
+    this.#hidden = this.#hidden
+      .filter(({ end }) => !forget && end > length)
+      .map(({ start, end }) => ({ start: Math.max(0, start - length), end: end - length }));
     return text;
   }
 }

@@ -18,7 +18,7 @@ import type { ChatCommandOptions } from './chat.js';
 import { UsageError } from './errors.js';
 import { formatBytes } from './format.js';
 import { describeGuesses } from './generate.js';
-import { parseCacheArgument, samplingOptions } from './options.js';
+import { parseCacheArgument, samplingOptions, stopOptions } from './options.js';
 import { Progress } from './progress.js';
 import { type Terminal, write } from './terminal.js';
 
@@ -130,7 +130,7 @@ export class ChatCommands {
       ...samplingOptions(this.#options),
       speculate: this.#options.speculate,
       maxTokens: this.#options.maxTokens,
-      stop: this.#options.stop,
+      ...stopOptions(this.#options, this.#opened.tokenizer),
       signal: stop ? AbortSignal.any([signal, stop]) : signal,
       onPrefill: (done, total) => progress.update(done, total),
     });

@@ -22,19 +22,19 @@ import {
   type ModelOptions,
   parseCount,
   type SamplingFlags,
+  type StopFlags,
   samplingOptions,
 } from './options.js';
 import { TerminalInput } from './paste.js';
 import { readInputText, type Terminal, write } from './terminal.js';
 
 /** What was typed behind `xquant chat`. */
-export interface ChatCommandOptions extends ModelOptions, SamplingFlags {
+export interface ChatCommandOptions extends ModelOptions, SamplingFlags, StopFlags {
   readonly cache: string;
   readonly maxTokens?: number;
   readonly system?: string;
   readonly chatTemplate?: string;
   readonly file: readonly string[];
-  readonly stop: readonly string[];
   readonly quiet?: boolean;
 }
 

@@ -33,17 +33,18 @@ import {
   parseCount,
   parsePositive,
   type SamplingFlags,
+  type StopFlags,
   samplingOptions,
+  stopOptions,
 } from './options.js';
 import { Progress } from './progress.js';
 import { InTurn } from './samples.js';
 import { openSnapshot, saveText } from './snapshot.js';
 import { assertWritable, Output, readInputText, type Terminal, write } from './terminal.js';
 
-interface GenerateCommandOptions extends ModelOptions, OutputOptions, SamplingFlags {
+interface GenerateCommandOptions extends StopFlags, ModelOptions, OutputOptions, SamplingFlags {
   readonly cache: string;
   readonly maxTokens: number;
-  readonly stop: readonly string[];
   readonly ignoreEos?: boolean;
   readonly echo?: boolean;
   readonly logprobs?: number;
@@ -114,7 +115,7 @@ async function runGenerate(
       generatedBefore: start.generated,
       cache: start.sequence,
       maxTokens: options.maxTokens,
-      stop: options.stop,
+      ...usage(() => stopOptions(options, opened.tokenizer)),
       ignoreEos: options.ignoreEos,
       signal: terminal.signal,
       onPrefill: (done, total) => progress.update(done, total),

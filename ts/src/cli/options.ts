@@ -14,6 +14,7 @@ import { DEFAULT_CACHE } from '../generate.js';
 import { BITS } from '../quant/uniform.js';
 import { assertSamplingOptions, type SamplingOptions } from '../sampling.js';
 import { parseSpeculate, type Speculate } from '../speculation.js';
+import type { Tokenizer } from '../text/tokenizer.js';
 import { UsageError, usage } from './errors.js';
 
 /** The model that is used unless another one is named. */
@@ -132,11 +133,40 @@ export function addCacheListOption(
     .addHelpText('after', cacheHelp());
 }
 
-/** Adds `--stop`. */
+/** What `--stop` and `--stop-token` give. */
+export interface StopFlags {
+  readonly stop: readonly string[];
+  readonly stopToken: readonly string[];
+}
+
+/** Adds `--stop` and `--stop-token`. */
 export function addStopOption(command: Command, description: string): Command {
-  return command.addOption(
-    new Option('--stop <text>', `${description}; repeatable`).default([], 'none').argParser(collect),
-  );
+  return command
+    .addOption(
+      new Option('--stop <text>', `${description}; repeatable`).default([], 'none').argParser(collect),
+    )
+    .addOption(
+      new Option('--stop-token <token>', 'end at this token, a name like "<|im_end|>" or an id; repeatable')
+        .default([], 'none')
+        .argParser(collect),
+    );
+}
+
+/**
+ * Where a text ends, for `generate`.
+ *
+ * @throws {UsageError} if the model has no token of a name or id
+ */
+export function stopOptions(
+  { stop, stopToken }: StopFlags,
+  tokenizer: Tokenizer,
+): { stop: readonly string[]; stopTokenIds: readonly number[] } {
+  const stopTokenIds = stopToken.map((token) => {
+    const id = tokenizer.tokenToId(token) ?? (/^\d+$/.test(token) ? Number(token) : undefined);
+    if (id !== undefined && tokenizer.idToToken(id) !== undefined) return id;
+    throw new UsageError(`"--stop-token ${token}": the model has no such token`);
+  });
+  return { stop, stopTokenIds };
 }
 
 /** Adds the sampling options. */

@@ -8,7 +8,6 @@ import { FormatError } from '../errors.js';
 import { MODEL_TENSORS } from '../model/tensors.js';
 import { describeValue } from '../printable.js';
 import { checkTokenizerSource } from '../text/tokenizer.js';
-import type { TokenizerSource } from '../text/tokenizer-source.js';
 import { countElements, type StoredTensor, selectTensors } from './assemble.js';
 import { familyOfModelType } from './families/index.js';
 import { readConfig } from './hugging-face-config.js';
@@ -18,6 +17,7 @@ import { summarizeTypes, type TensorInfo } from './model-file.js';
 import type { OpenModel } from './open-model.js';
 import { readSafetensorsHeader } from './safetensors.js';
 import { type ByteSource, type FileFolder, isPlainName, readText } from './source.js';
+import { tokenizerSource } from './tokenizer-files.js';
 
 /** The file that makes a folder a model. */
 export const CONFIG_FILE = 'config.json';
@@ -75,50 +75,16 @@ export async function openHuggingFace(folder: FileFolder, opened: ByteSource[]):
   };
 }
 
-async function readTokenizer(
-  folder: FileFolder,
-  config: Json,
-): Promise<{ source: TokenizerSource; chatTemplate?: string }> {
-  const tokenizerConfig = (await readJson(folder, 'tokenizer_config.json')) ?? {};
-  const generation = (await readJson(folder, 'generation_config.json')) ?? {};
-  const template = await openText(folder, 'chat_template.jinja');
-  const chatTemplate = template ?? defaultTemplate(tokenizerConfig.chat_template);
-  const json = await readJson(folder, 'tokenizer.json');
-  if (!json) return { source: { kind: 'none', path: folder.name }, chatTemplate };
-
-  const bosToken = tokenText(tokenizerConfig.bos_token);
-  const eosToken = tokenText(tokenizerConfig.eos_token);
-  const eosTokenIds = new Set([...idList(generation.eos_token_id), ...idList(config.eos_token_id)]);
-  return {
-    source: {
-      kind: 'tokenizer.json',
-      path: `${folder.name}/tokenizer.json`,
-      json,
-      ...(bosToken === undefined ? {} : { bosToken }),
-      ...(eosToken === undefined ? {} : { eosToken }),
-      eosTokenIds: [...eosTokenIds],
-    },
-    chatTemplate,
-  };
-}
-
-/** One template, or a list of named ones of which we take the default. */
-function defaultTemplate(value: unknown): string | undefined {
-  if (typeof value === 'string') return value;
-  if (!Array.isArray(value)) return undefined;
-  const found = value.find((each) => isObject(each) && each.name === 'default') ?? value[0];
-  return isObject(found) && typeof found.template === 'string' ? found.template : undefined;
-}
-
-/** `"</s>"` or `{ "content": "</s>", ... }`. */
-function tokenText(value: unknown): string | undefined {
-  const text = isObject(value) ? value.content : value;
-  return typeof text === 'string' ? text : undefined;
-}
-
-function idList(value: unknown): number[] {
-  const list = Array.isArray(value) ? value : [value];
-  return list.filter((id) => typeof id === 'number' && Number.isSafeInteger(id) && id >= 0);
+async function readTokenizer(folder: FileFolder, config: Json) {
+  return tokenizerSource({
+    folder: folder.name,
+    config,
+    tokenizer: await readJson(folder, 'tokenizer.json'),
+    tokenizerConfig: await readJson(folder, 'tokenizer_config.json'),
+    specialTokensMap: await readJson(folder, 'special_tokens_map.json'),
+    generationConfig: await readJson(folder, 'generation_config.json'),
+    template: await openText(folder, 'chat_template.jinja'),
+  });
 }
 
 async function openWeights(

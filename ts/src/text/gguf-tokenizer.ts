@@ -9,6 +9,7 @@
  */
 
 import { FormatError, UnsupportedModelError } from '../errors.js';
+import { endsByName, isControlName } from './end-tokens.js';
 import { PRE_TOKENIZERS, type PreTokenizerRecipe } from './pre-tokenizers.js';
 import { mergesFromScores } from './sentencepiece-merges.js';
 import type { GgufTokenizerSource } from './tokenizer-source.js';
@@ -18,17 +19,15 @@ const KEY = 'tokenizer.ggml.';
 /** `tokenizer.ggml.token_type`. */
 const TokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
-/** Control tokens that end a text although a file may name only one of them. llama.cpp knows them, too. */
-const END_TOKENS = new Set([
-  '<|endoftext|>',
-  '<|end_of_text|>',
-  '<|eot_id|>',
-  '<|eom_id|>',
-  '<|im_end|>',
-  '<|end|>',
-  '<|eot|>',
-  '</s>',
-]);
+/** Keys of the tokens that end an answer. */
+const END_KEYS = [
+  'eos_token_id',
+  'eot_token_id',
+  'eom_token_id',
+  'fim_pad_token_id',
+  'fim_rep_token_id',
+  'fim_sep_token_id',
+];
 
 /** What is built for a GGUF file. */
 export interface BuiltTokenizer {
@@ -67,7 +66,7 @@ export function checkGgufTokenizer(source: GgufTokenizerSource): void {
     const supported = 'gpt2 (byte-level BPE), llama (SentencePiece BPE)';
     throw new UnsupportedModelError(source.path, `${KEY}model "${kind}"`, supported);
   }
-  for (const name of ['bos_token_id', 'eos_token_id', 'eot_token_id', 'eom_token_id', 'unknown_token_id']) {
+  for (const name of ['bos_token_id', 'unknown_token_id', ...END_KEYS]) {
     const id = fields.optional(name, 'number');
     if (id !== undefined && !(Number.isInteger(id) && id >= 0 && id < tokens.length)) {
       throw new FormatError(source.path, KEY + name, `${id} is not one of the ${tokens.length} tokens`);
@@ -84,7 +83,10 @@ export function buildGgufTokenizer(source: GgufTokenizerSource): BuiltTokenizer 
   checkGgufTokenizer(source);
   const fields = new Fields(source);
   const tokens = fields.strings('tokens')!;
-  const types = fields.numbers('token_type') ?? new Array<number>(tokens.length).fill(TokenType.normal);
+  const given = fields.numbers('token_type');
+  const types = tokens.map((token, id) =>
+    isControlName(token) ? TokenType.control : (given?.[id] ?? TokenType.normal),
+  );
   const isSentencePiece = fields.required('model', 'string') === 'llama';
 
   const model = isSentencePiece
@@ -105,12 +107,7 @@ export function buildGgufTokenizer(source: GgufTokenizerSource): BuiltTokenizer 
   if (addBos && bos !== undefined) template.unshift({ SpecialToken: { id: tokens[bos], type_id: 0 } });
   if (addEos && eos !== undefined) template.push({ SpecialToken: { id: tokens[eos], type_id: 0 } });
 
-  const ends = ['eos_token_id', 'eot_token_id', 'eom_token_id'].map((name) =>
-    fields.optional(name, 'number'),
-  );
-  const known = tokens.flatMap((token, id) =>
-    types[id] === TokenType.control && END_TOKENS.has(token) ? [id] : [],
-  );
+  const ends = END_KEYS.map((name) => fields.optional(name, 'number')).filter((id) => id !== undefined);
   return {
     json: {
       version: '1.0',
@@ -120,7 +117,7 @@ export function buildGgufTokenizer(source: GgufTokenizerSource): BuiltTokenizer 
     },
     ...(bos === undefined ? {} : { bosTokenId: bos, bosToken: tokens[bos] }),
     ...(eos === undefined ? {} : { eosToken: tokens[eos] }),
-    eosTokenIds: [...new Set([...ends.filter((id) => id !== undefined), ...known])],
+    eosTokenIds: [...new Set([...ends, ...endsByName(tokens)])],
   };
 }
 

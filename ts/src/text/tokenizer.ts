@@ -13,6 +13,7 @@
  */
 
 import { FormatError } from '../errors.js';
+import { endsByName } from './end-tokens.js';
 import { buildGgufTokenizer, checkGgufTokenizer } from './gguf-tokenizer.js';
 import { AddedTokens } from './pipeline/added-tokens.js';
 import { Bpe } from './pipeline/bpe.js';
@@ -125,7 +126,9 @@ export class Tokenizer {
     this.bosTokenId =
       built.bosTokenId ?? (built.bosToken === undefined ? undefined : idOf.get(built.bosToken));
     const eos = built.eosToken === undefined ? undefined : idOf.get(built.eosToken);
-    this.eosTokenIds = [...new Set([...built.eosTokenIds, ...(eos === undefined ? [] : [eos])])];
+    // A GGUF file has been searched for names of ends already, those of ordinary types included.
+    const ends = source.kind === 'gguf' ? [] : endsByName(tokens).filter((id) => this.addedIds.has(id));
+    this.eosTokenIds = [...new Set([...built.eosTokenIds, ...(eos === undefined ? [] : [eos]), ...ends])];
 
     this.preTokenize = buildPreTokenizer(json.preTokenizer, path);
     this.bpe = new Bpe(json.model, path);
@@ -198,6 +201,11 @@ export class Tokenizer {
    */
   idToToken(id: number): string | undefined {
     return this.tokens[id];
+  }
+
+  /** The text of a special token, which decoding leaves out by default; `undefined` for others. */
+  hiddenText(id: number): string | undefined {
+    return this.specialIds.has(id) ? this.tokens[id] : undefined;
   }
 
   /** Whether a token is special: it steers the model and is not text. */

@@ -136,6 +136,30 @@ describe('text', () => {
     expect(tokens).toHaveLength('one. two. STOP'.length);
   });
 
+  it('ends at a stop token, which is not shown, whether or not ends are ignored', async () => {
+    const stopTokenIds = ['t'.charCodeAt(0), 256];
+    const run = generate(speaking('one. two.'), tokenizer, '?', { stopTokenIds, ignoreEos: true });
+    expect(await run.finish()).toMatchObject({ text: 'one. ', stopReason: 'stopToken', generatedTokens: 6 });
+    expect(run.pending).toEqual([]);
+    const end = generate(speaking('one'), tokenizer, '?', { stopTokenIds, ignoreEos: true });
+    expect(await end.finish()).toMatchObject({ text: 'one', stopReason: 'stopToken' });
+    expect(() => generate(speaking('a'), tokenizer, '?', { stopTokenIds: [9999] })).toThrow(RangeError);
+  });
+
+  it('ends at a stop string in special tokens, which are not shown', async () => {
+    const hiding = Object.assign(new ByteTokenizer(), {
+      createDecoder: () => {
+        const decoder = new ByteTokenizer().createDecoder();
+        return { ...decoder, push: (id: number) => (id === 0x7c ? '' : decoder.push(id)) };
+      },
+      hiddenText: (id: number) => (id === 0x7c ? '<end>' : undefined),
+    });
+    const run = (stop: string) => generate(speaking('a|b|c'), hiding, '?', { stop }).finish();
+    expect(await run('<end>')).toMatchObject({ text: 'a', stopReason: 'stopString' });
+    expect(await run('<end>c')).toMatchObject({ text: 'ab', stopReason: 'stopString' });
+    expect(await run('never')).toMatchObject({ text: 'abc', stopReason: 'endOfSequence' });
+  });
+
   it('gives back what only looked like a stop string', async () => {
     const run = generate(speaking('a STO b STOP c'), tokenizer, '?', { stop: ['STOP', 'never'] });
     expect((await run.finish()).text).toBe('a STO b ');

@@ -28,6 +28,35 @@ describe('stop strings', () => {
     else expect(expected.startsWith(shown) || shown.startsWith(expected)).toBe(true);
   });
 
+  const parts = fc.array(fc.record({ text: piece, hidden: fc.stringMatching(/^[ab]{0,3}$/) }), {
+    maxLength: 8,
+  });
+  propertyTest.prop([parts, fc.stringMatching(/^[ab]{1,4}$/)])(
+    'are found in text that is not shown, too, and none of that is shown',
+    (parts, stop) => {
+      const whole = parts.map(({ text, hidden }) => hidden + text).join('');
+      const at = whole.indexOf(stop);
+      const filter = new StopFilter([stop]);
+      let shown = '';
+      let stopped = false;
+      for (const [i, { text, hidden }] of [...parts, { text: '', hidden: '' }].entries()) {
+        if (stopped) break;
+        const out = filter.push(text, i === parts.length, hidden);
+        shown += out.text;
+        stopped = out.stopped;
+      }
+      expect(stopped).toBe(at >= 0);
+      let place = 0;
+      let expected = '';
+      for (const { text, hidden } of parts) {
+        place += hidden.length;
+        expected += at < 0 ? text : text.slice(0, Math.max(0, at - place));
+        place += text.length;
+      }
+      expect(shown).toBe(expected);
+    },
+  );
+
   it('must not be empty', () => {
     expect(() => new StopFilter([''])).toThrow(ConfigError);
   });

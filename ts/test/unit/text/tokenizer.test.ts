@@ -185,6 +185,45 @@ describe('special tokens of byte-level BPE', () => {
     const tokens = bpe.tokens.with(bpe.begin, '<|eot_id|>');
     expect(new Tokenizer(bpeGguf('gpt-2', { tokens })).eosTokenIds).toEqual([bpe.end, bpe.begin]);
   });
+
+  it.each([1, 3, 4])('end a turn by their names if the file gives them type %i', (type) => {
+    const names = ['<|im_end|>', '<end_of_turn>', '<EOT>', '<|fim_pad|>', '<|end|>', '<|im_start|>'];
+    const tokens = [...bpe.tokens.with(bpe.end, '<eos>'), ...names];
+    const token_type = Int32Array.from([...bpe.types, ...names.map(() => type)]);
+    const tokenizer = new Tokenizer(bpeGguf('gpt-2', { tokens, token_type }));
+    expect(tokenizer.eosTokenIds.map((id) => tokenizer.idToToken(id))).toEqual([
+      '<eos>',
+      ...names.slice(0, 5),
+    ]);
+    const text = 'the<|im_end|>';
+    expect(tokenizer.encode(text, { parseSpecial: true }).at(-1)).toBe(bpe.tokens.length);
+    expect(tokenizer.encode(text)).not.toContain(bpe.tokens.length);
+    expect(tokenizer.decode(tokenizer.encode(text, { parseSpecial: true }))).toBe('the');
+  });
+
+  it('end a part of an answer only, in formats that say so', () => {
+    const names = ['<|end|>', '<|return|>', '<|call|>'];
+    const tokens = [...bpe.tokens.with(bpe.end, '<eos>'), ...names];
+    const token_type = Int32Array.from([...bpe.types, 3, 3, 3]);
+    const tokenizer = new Tokenizer(bpeGguf('gpt-2', { tokens, token_type }));
+    expect(tokenizer.eosTokenIds.map((id) => tokenizer.idToToken(id))).toEqual([
+      '<eos>',
+      '<|return|>',
+      '<|call|>',
+    ]);
+  });
+
+  it('are all that the keys of a file name', () => {
+    const fim = {
+      eot_token_id: 5,
+      eom_token_id: 6,
+      fim_pad_token_id: 7,
+      fim_rep_token_id: 8,
+      fim_sep_token_id: 9,
+    };
+    expect(new Tokenizer(bpeGguf('gpt-2', fim)).eosTokenIds).toEqual([bpe.end, 5, 6, 7, 8, 9]);
+    expect(() => new Tokenizer(bpeGguf('gpt-2', { fim_sep_token_id: 99999 }))).toThrow(/fim_sep_token_id/);
+  });
 });
 
 describe('SentencePiece BPE', () => {
