@@ -1,0 +1,103 @@
+/**
+ * Families of models beside transformers: log-probabilities over 300 tokens, from a Hugging Face folder and from GGUF,
+ * by both backends, at once and token by token. The models are small and random: golden/generate/families_hf.py.
+ */
+
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { WasmModel } from '../../src/engine/wasm-model.js';
+import { loadModelFile } from '../../src/io/load-model.js';
+import type { ModelFile } from '../../src/io/model-file.js';
+import { readSafetensors, toFloat32 } from '../../src/io/safetensors.js';
+import type { LanguageModel } from '../../src/model/language-model.js';
+import { ReferenceModel } from '../../src/model/transformer.js';
+import { referenceWeights } from '../../src/model/weights.js';
+import { type Matrix, row } from '../../src/numerics/matrix.js';
+import { logSumExp } from '../../src/sampling.js';
+
+const families = new URL('../../../golden/families/', import.meta.url).pathname;
+
+/** Largest difference of a log-probability that counts as the same model. */
+const BOUND = 2e-4;
+
+/** The same for caches that rematerialize keys in the engine, which cuts f32 rows to 13 bits for it (docs/engine.md). */
+const ENGINE_KEYS_BOUND = 2e-2;
+
+/** Tokens that are run one by one. */
+const SINGLE = 60;
+
+interface Expected {
+  tokens: number[];
+  /** [tokens, 8], of tokens (next + 4 j) mod vocabulary */
+  logprobs: Float32Array;
+}
+
+function readExpected(family: string): Expected {
+  const path = `${families}${family}/expected.safetensors`;
+  const { tensors } = readSafetensors(readFileSync(path), path);
+  const [tokens, logprobs] = ['tokens', 'logprobs'].map((name) => toFloat32(tensors.get(name)!));
+  return { tokens: Array.from(tokens), logprobs };
+}
+
+/** Largest difference of the log-probabilities after tokens `first` and so on. */
+function difference(logits: Matrix, { tokens, logprobs }: Expected, first: number): number {
+  let largest = 0;
+  for (let r = 0; r < logits.rows; r++) {
+    const values = row(logits, r);
+    const normalizer = logSumExp(values);
+    const next = tokens[first + r + 1] ?? 3;
+    for (let j = 0; j < 8; j++) {
+      const value = values[(next + 4 * j) % values.length] - normalizer;
+      largest = Math.max(largest, Math.abs(value - logprobs[(first + r) * 8 + j]));
+    }
+  }
+  return largest;
+}
+
+async function open(file: ModelFile, backend: string): Promise<LanguageModel> {
+  if (backend === 'reference') return new ReferenceModel(file.config, referenceWeights(file.weights));
+  return WasmModel.load(file.config, file.weights, { threads: 1 });
+}
+
+describe.each(
+  readdirSync(families, { withFileTypes: true }).flatMap((each) => (each.isDirectory() ? each.name : [])),
+)('%s', (family) => {
+  const expected = readExpected(family);
+  const { tokens } = expected;
+  const files = ['', '/model.gguf'].filter((file) => existsSync(`${families}${family}${file}`));
+
+  it.each(files.flatMap((file) => ['reference', 'wasm'].map((backend) => [file || 'folder', backend])))(
+    '%s, %s: as transformers, at once and token by token',
+    async (file, backend) => {
+      const path = `${families}${family}${file === 'folder' ? '' : file}`;
+      await using model = await open(await loadModelFile(path), backend);
+      const cache = model.createCache('kv?quantizer=identity&window=16');
+      expect(difference(await model.forward(tokens, cache, { logits: 'all' }), expected, 0)).toBeLessThan(
+        BOUND,
+      );
+      // the last tokens again, one by one after a prefill
+      cache.dispose();
+      const again = model.createCache('kv?quantizer=identity&window=16');
+      const first = tokens.length - SINGLE;
+      await model.forward(tokens.slice(0, first), again);
+      for (let t = first; t < tokens.length; t++) {
+        const logits = await model.forward([tokens[t]], again);
+        expect(difference(logits, expected, t)).toBeLessThan(BOUND);
+      }
+    },
+  );
+
+  it.each(['reference', 'wasm'])('%s: XQuant without quantization changes nothing', async (backend) => {
+    await using model = await open(await loadModelFile(`${families}${family}`), backend);
+    for (const variant of ['xquant', 'xquant-cl', 'xquant-cl@tuned']) {
+      const cache = model.createCache(`${variant}?quantizer=identity&window=16&group=16`);
+      const first = tokens.length - 5;
+      await model.forward(tokens.slice(0, first), cache);
+      for (let t = first; t < tokens.length; t++) {
+        const bound = backend === 'wasm' ? ENGINE_KEYS_BOUND : BOUND;
+        const logits = await model.forward([tokens[t]], cache);
+        expect(difference(logits, expected, t), variant).toBeLessThan(bound);
+      }
+    }
+  });
+});
