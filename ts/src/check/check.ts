@@ -8,10 +8,11 @@
  */
 
 import { ConfigError, FormatError } from '../errors.js';
+import { nearestName } from '../nearest-name.js';
 import { compareTensor, missingTensor, type TensorReport, type Tolerance } from './compare.js';
 import { type Diagnosis, diagnose } from './diagnose.js';
 import { CaseInputs, type CheckCase } from './inputs.js';
-import type { CheckContext, ExpectedTensors } from './operation.js';
+import type { CheckContext, ExpectedTensors, Operation } from './operation.js';
 import { findOperation } from './operations/index.js';
 
 /** Outcome of a case. `error`: it could not be judged. */
@@ -29,6 +30,8 @@ export interface CaseReport {
   readonly tensors: readonly TensorReport[];
   /** Known mistakes that explain the mismatches. */
   readonly diagnoses: readonly Diagnosis[];
+  /** Whether mistakes were looked for, and whether there was time to try all. */
+  readonly diagnosed: 'no' | 'yes' | 'stoppedEarly';
   /** Why the case could not be judged. */
   readonly error?: string;
 }
@@ -39,6 +42,12 @@ export interface CheckOptions {
   readonly tolerance?: Tolerance;
   /** Looks for known mistakes when something does not match. Default true. */
   readonly diagnose?: boolean;
+  /** Seconds that the search may take. Default 20. */
+  readonly diagnoseSeconds?: number;
+  /** Outputs that the dump must have. */
+  readonly require?: readonly string[];
+  /** Every output must be in the dump, and an inconclusive comparison fails. */
+  readonly strict?: boolean;
 }
 
 /**
@@ -57,6 +66,7 @@ export async function checkCase(
   try {
     const operation = findOperation(source.operation);
     assertKnownOptions(source, operation.options);
+    assertKnownTensors(source, operation);
     const inputs = new CaseInputs(source);
     const expected = await operation.run(inputs, context);
     const tensors = compareOutputs(source, expected, options.tolerance);
@@ -68,10 +78,19 @@ export async function checkCase(
         `the file has none of the outputs of ${source.operation}: ${names}`,
       );
     }
-    const verdict = worst(tensors);
-    const diagnoses =
-      verdict === 'fail' && options.diagnose !== false ? await diagnose(inputs, tensors, context) : [];
-    return { ...base, verdict, seconds: seconds(), tensors, diagnoses };
+    assertRequired(source, tensors, options);
+    const found = worst(tensors);
+    const verdict = options.strict && found === 'inconclusive' ? 'fail' : found;
+    const looks = verdict === 'fail' && options.diagnose !== false;
+    const result = looks ? await diagnose(inputs, tensors, context, options.diagnoseSeconds) : undefined;
+    return {
+      ...base,
+      verdict,
+      seconds: seconds(),
+      tensors,
+      diagnoses: result?.diagnoses ?? [],
+      diagnosed: !result ? 'no' : result.stoppedEarly ? 'stoppedEarly' : 'yes',
+    };
   } catch (error) {
     return errorReport(source, error, seconds());
   }
@@ -98,6 +117,7 @@ export function errorReport(
     seconds,
     tensors: [],
     diagnoses: [],
+    diagnosed: 'no',
     error: error.message,
   };
 }
@@ -146,5 +166,44 @@ function assertKnownOptions(source: CheckCase, known: readonly { name: string }[
       value,
       `absent; known are ${names.join(', ')}`,
     );
+  }
+}
+
+/**
+ * A misspelt output would be left out without a word.
+ *
+ * @throws {FormatError} if the dump has a tensor that the operation does not know; says which name is meant
+ */
+function assertKnownTensors(source: CheckCase, { name, tensors }: Operation): void {
+  const known = tensors.map((tensor) => tensor.name);
+  const pattern = (each: string) => new RegExp(`^${each.replace('<layer>', '\\d+')}$`);
+  for (const found of source.tensors.keys()) {
+    if (known.some((each) => pattern(each).test(found))) continue;
+    const meant = nearestName(found.replace(/_\d+$/, '_<layer>'), known);
+    const hint = meant ? `; did you mean "${meant}"?` : '.';
+    throw new FormatError(
+      source.name,
+      `tensor "${found}"`,
+      `${name} has no such tensor${hint} Known are ${known.join(', ')}`,
+    );
+  }
+}
+
+/** @throws {FormatError} if an output is missing that has to be there */
+function assertRequired(
+  source: CheckCase,
+  tensors: readonly TensorReport[],
+  { require = [], strict = false }: CheckOptions,
+): void {
+  const unknown = require.filter((name) => !tensors.some((tensor) => tensor.name === name));
+  if (unknown.length > 0) {
+    const outputs = tensors.map(({ name }) => name).join(', ');
+    throw new FormatError(source.name, unknown.join(', '), `${source.operation} has the outputs ${outputs}`);
+  }
+  const missing = tensors
+    .filter(({ name, verdict }) => verdict === 'missing' && (strict || require.includes(name)))
+    .map(({ name }) => name);
+  if (missing.length > 0) {
+    throw new FormatError(source.name, missing.join(', '), 'the output is required and not in the file');
   }
 }

@@ -9,6 +9,7 @@
  * @module
  */
 
+import { findPattern, type Pattern } from './patterns.js';
 import {
   bitsText,
   type Dtype,
@@ -118,6 +119,10 @@ export interface TensorReport {
   readonly undecided: number;
   /** NaN or infinity on one side only, or of different kind. */
   readonly nonFinite: number;
+  /** The dump has another number of elements, or numbers of another kind: nothing could be compared. */
+  readonly unusable?: 'shape' | 'type';
+  /** Where the failing elements lie, if regularly. */
+  readonly pattern?: Pattern;
   /** The output does not depend on anything: nothing was written, or the wrong buffer was dumped. */
   readonly dead?: 'zero' | 'constant';
   readonly notes: readonly string[];
@@ -135,8 +140,6 @@ export function compareTensor(
   tolerance?: Tolerance,
 ): TensorReport {
   const notes: string[] = [...(expected.notes ?? [])];
-  const foundValues = foundNumbers(expected, found, name);
-  const expectedCount = elementCount(expected.shape);
   const comparison = expected.stored
     ? 'exact'
     : tolerance && isFloating(expected.dtype)
@@ -145,27 +148,37 @@ export function compareTensor(
         ? 'bound'
         : 'exact';
   const common = { name, comparison, dtype: found.dtype, shape: found.shape } as const;
+  const unusable = (reason: 'shape' | 'type', note: string): TensorReport => ({
+    ...common,
+    verdict: 'fail',
+    unusable: reason,
+    elements: elementCount(found.shape),
+    differing: 0,
+    failing: 0,
+    mismatches: [],
+    undecided: 0,
+    nonFinite: 0,
+    notes: [...notes, note],
+  });
+  if (!isReadableAs(expected, found.dtype)) {
+    const kind = isFloating(expected.dtype) ? 'floating-point numbers' : 'integers';
+    return unusable('type', `the tensor must hold ${kind} (${expected.dtype}), got ${found.dtype}`);
+  }
+  const foundValues = foundNumbers(expected, found, name);
+  const expectedCount = elementCount(expected.shape);
+  const [want, got] = [expected.shape.join(', '), found.shape.join(', ')];
   if (foundValues.length !== expectedCount) {
-    const [want, got] = [expected.shape.join(', '), found.shape.join(', ')];
-    notes.push(
+    return unusable(
+      'shape',
       `the shape must be [${want}], got [${got}]: ${expectedCount} and ${foundValues.length} elements`,
     );
-    return {
-      ...common,
-      verdict: 'fail',
-      elements: foundValues.length,
-      differing: 0,
-      failing: 0,
-      mismatches: [],
-      undecided: 0,
-      nonFinite: 0,
-      notes,
-    };
   }
-  if (found.dtype === expected.dtype && found.shape.join() !== expected.shape.join()) {
-    notes.push(
-      `the shape is [${found.shape.join(', ')}], read as [${expected.shape.join(', ')}] in the same order`,
-    );
+  if (expectedCount === 0) notes.push('there are no elements to compare');
+  if (want !== got && !expected.dimensions.includes('byte')) {
+    notes.push(`the shape is [${got}], read as [${want}] in the same order`);
+  }
+  if (expected.stored && found.dtype === 'BF16') {
+    notes.push('the dump holds bf16 numbers: equal here means equal after rounding to 8 bits of precision');
   }
 
   const scan = scanElements(expected, found.dtype, foundValues, comparison, tolerance);
@@ -177,12 +190,37 @@ export function compareTensor(
   if (dead) notes.push(dead === 'zero' ? 'every element is zero' : 'every element is the same');
 
   let verdict: Verdict = scan.failing > 0 ? 'fail' : scan.undecided > 0 ? 'inconclusive' : 'pass';
+  if (verdict === 'pass' && expectedCount === 0) verdict = 'inconclusive';
   if (verdict === 'pass' && comparison === 'bound' && scan.boundSquares > scan.expectedSquares) {
     verdict = 'inconclusive';
     notes.push('the error bound is larger than the values: any kernel would pass');
   }
   if (scan.undecided > 0) notes.push(`${scan.undecided} elements where either answer is right`);
-  return { ...common, ...scan.report, verdict, codes, dead, notes };
+  const pattern = scan.failing > 0 ? patternOf(expected, foundValues, scan.failed) : undefined;
+  return { ...common, ...scan.report, verdict, pattern, codes, dead, notes };
+}
+
+/** Where elements fail; for packed codes, where codes differ or, if that says nothing, bytes. */
+function patternOf(expected: Expected, found: Numbers, failed: Uint8Array): Pattern | undefined {
+  const { codes, shape, dimensions } = expected;
+  if (codes && dimensions.includes('byte')) {
+    const want = codes.unpack(Uint8Array.from(expected.values));
+    const got = codes.unpack(Uint8Array.from(found));
+    const ofCodes = findPattern(want.length, (i) => want[i] !== got[i], codes.locate);
+    if (ofCodes) return ofCodes;
+  }
+  return findPattern(
+    failed.length,
+    (i) => failed[i] === 1,
+    (i) => placeOf(i, shape, dimensions),
+  );
+}
+
+/** Numbers of one kind may come in any width; f16 numbers also as their 16 bits, packed codes as words. */
+function isReadableAs(expected: Expected, found: Dtype): boolean {
+  if (expected.dimensions.includes('byte')) return !isFloating(found);
+  if (expected.dtype === 'F16' && (found === 'U16' || found === 'I16')) return true;
+  return isFloating(expected.dtype) === isFloating(found);
 }
 
 /** A report of a tensor that the dump does not hold. */
@@ -245,6 +283,8 @@ interface Scan {
   signedZeros: number;
   boundSquares: number;
   expectedSquares: number;
+  /** 1 where an element fails. */
+  failed: Uint8Array;
 }
 
 function scanElements(
@@ -272,6 +312,7 @@ function scanElements(
   let absolute = { value: 0, index: -1 };
   let relative = { value: 0, index: -1 };
   let ofAllowed = { value: 0, index: -1 };
+  const failed = new Uint8Array(values.length);
   const failures: number[] = [];
   const differences: number[] = [];
   const allowedAt = (index: number): number => {
@@ -305,6 +346,7 @@ function scanElements(
     if (!Number.isFinite(found) || !Number.isFinite(want)) {
       nonFinite++;
       failing++;
+      failed[i] = 1;
       histogram[histogram.length - 1]++;
       if (failures.length < LISTED) failures.push(i);
       continue;
@@ -325,6 +367,7 @@ function scanElements(
       if (differences.length < LISTED) differences.push(i);
     } else {
       failing++;
+      failed[i] = 1;
       if (failures.length < LISTED) failures.push(i);
     }
   }
@@ -361,6 +404,7 @@ function scanElements(
     signedZeros,
     boundSquares,
     expectedSquares,
+    failed,
   };
 }
 

@@ -17,8 +17,8 @@ import type { Attempt } from './mistake.js';
 import type { CheckContext, ExpectedTensors } from './operation.js';
 import { findOperation } from './operations/index.js';
 
-/** Milliseconds after which no further mistake is tried. */
-const BUDGET_MS = 20_000;
+/** Seconds after which no further mistake is tried, unless asked otherwise. */
+export const DIAGNOSE_SECONDS = 20;
 
 /** A mistake that explains a dump. */
 export interface Diagnosis {
@@ -32,32 +32,41 @@ export interface Diagnosis {
   readonly tokens?: TokenRange;
 }
 
+/** What the search found, and whether it came to its end. */
+export interface DiagnosisResult {
+  readonly diagnoses: readonly Diagnosis[];
+  /** Time ran out before every mistake was tried. */
+  readonly stoppedEarly: boolean;
+}
+
 /**
  * Looks for the mistakes that explain a dump.
  *
  * @param reports of the outputs, at least one failing
- * @returns empty if none fits
+ * @param seconds after which no further mistake is tried
  */
 export async function diagnose(
   inputs: CaseInputs,
   reports: readonly TensorReport[],
   context: CheckContext,
-): Promise<Diagnosis[]> {
+  seconds = DIAGNOSE_SECONDS,
+): Promise<DiagnosisResult> {
+  const nothing = { diagnoses: [], stoppedEarly: false };
   const failing = reports.filter((report) => report.verdict === 'fail').map((report) => report.name);
   const { operation } = inputs.case;
   if (failing.length === 0 || !KNOWN_MISTAKES.some(({ operations }) => operations.includes(operation)))
-    return [];
+    return nothing;
   const cropped = cropCase(inputs, reports);
   // The part that is looked at has to show the mismatch, or anything would fit.
   const baseline = await findOperation(operation).run(cropped.inputs, context);
-  if (matches(cropped.inputs, baseline)) return [];
+  if (matches(cropped.inputs, baseline)) return nothing;
 
   const found: Diagnosis[] = [];
-  const end = performance.now() + BUDGET_MS;
+  const end = performance.now() + 1000 * seconds;
   for (const mistake of KNOWN_MISTAKES) {
     if (!mistake.operations.includes(operation)) continue;
     for (const attempt of mistake.attempts(cropped.inputs, context, baseline)) {
-      if (performance.now() > end) return found;
+      if (performance.now() > end) return { diagnoses: found, stoppedEarly: true };
       if (!(await fits(attempt, cropped.inputs, baseline))) continue;
       const { id, title, specification } = mistake;
       found.push({
@@ -71,7 +80,7 @@ export async function diagnose(
       break;
     }
   }
-  return found;
+  return { diagnoses: found, stoppedEarly: false };
 }
 
 async function fits(attempt: Attempt, inputs: CaseInputs, baseline: ExpectedTensors): Promise<boolean> {

@@ -1,6 +1,6 @@
 /**
- * Reads cases: a safetensors file that says in its metadata what it is, or a folder of `.npy` files with a
- * `case.json`. And the manifest of the golden cases.
+ * Reads cases: a safetensors file that says in its metadata what it is, or a folder of `.npy` files or an `.npz` archive
+ * with a `case.json`. And the manifest of the golden cases.
  *
  *     metadata    operation = "quantize"   options = "{\"bits\": 4, ...}"   version = "1"
  *     case.json   { "operation": "quantize", "options": { "bits": 4, ... } }
@@ -8,6 +8,7 @@
  * @module
  */
 
+import { unzipSync } from 'fflate';
 import { FormatError } from '../errors.js';
 import { readSafetensors, writeSafetensors } from '../io/safetensors.js';
 import { type ByteSource, type FileFolder, readText } from '../io/source.js';
@@ -18,8 +19,13 @@ import type { Tensor } from './tensor.js';
 /** Version of the conventions that this package reads. */
 export const CASE_VERSION = '1';
 
+/** Largest dump that is read: expected values take as much again, and bounds more. */
+export const LARGEST_CASE = 512 * 2 ** 20;
+
 /** The file in a folder of arrays that says what they are. */
 export const CASE_FILE = 'case.json';
+
+const NPY = '.npy';
 
 /** How one tensor of the manifest is compared. */
 export type ManifestComparison = 'exact' | { readonly absolute: number; readonly relative: number };
@@ -54,10 +60,11 @@ export interface Manifest {
 /**
  * Reads a case from a safetensors file.
  *
- * @throws {FormatError} if the file is damaged, or does not say which operation it is about
+ * @throws {FormatError} if the file is damaged, too large, or does not say which operation it is about
  * @throws {LoadError} if it cannot be read
  */
 export async function readCase(source: ByteSource): Promise<CheckCase> {
+  assertReadable(source.size, source.name);
   return parseCase(await source.read(0, source.size), source.name);
 }
 
@@ -97,20 +104,80 @@ export function parseCase(bytes: Uint8Array, name: string): CheckCase {
 export async function readNpyCase(folder: FileFolder): Promise<CheckCase> {
   const description = await folder.open(CASE_FILE);
   if (!description) throw new FormatError(folder.name, CASE_FILE, 'a folder of arrays needs this file');
-  const parsed = parseOptions(await closing(description, readText), folder.name, CASE_FILE);
-  const { operation, options = {} } = parsed;
-  if (typeof operation !== 'string' || !isRecord(options)) {
-    throw new FormatError(folder.name, CASE_FILE, 'must be {"operation": "...", "options": {...}}');
-  }
+  const { operation, options } = parseDescription(await closing(description, readText), folder.name);
   const tensors = new Map<string, Tensor>();
+  let total = 0;
   for (const file of (await folder.list()) ?? []) {
-    if (!file.endsWith('.npy')) continue;
+    if (!file.endsWith(NPY)) continue;
     const source = await folder.open(file);
     if (!source) continue;
+    total += source.size;
+    assertReadable(total, folder.name);
     const tensor = await closing(source, async (open) => readNpy(await open.read(0, open.size), open.name));
-    tensors.set(file.slice(0, -'.npy'.length), tensor);
+    tensors.set(file.slice(0, -NPY.length), tensor);
   }
   return { name: folder.name, operation, options, tensors };
+}
+
+/**
+ * Reads a case from an `.npz` archive, as `numpy.savez` and `savez_compressed` write it, with `case.json` as a member
+ * of the archive or as a file of its own.
+ *
+ * @param description text of `case.json`, if it is not in the archive
+ * @throws {FormatError} if the archive is damaged or too large, or there is no `case.json`
+ * @throws {LoadError} if it cannot be read
+ */
+export async function readNpzCase(source: ByteSource, description?: string): Promise<CheckCase> {
+  assertReadable(source.size, source.name);
+  const members = unzip(await source.read(0, source.size), source.name);
+  const inside = members.get(CASE_FILE);
+  const text = inside ? new TextDecoder().decode(inside) : description;
+  if (text === undefined) {
+    const reason = `needs a member ${CASE_FILE}, or ${CASE_FILE} beside it`;
+    throw new FormatError(source.name, CASE_FILE, reason);
+  }
+  const { operation, options } = parseDescription(text, source.name);
+  const tensors = new Map<string, Tensor>();
+  for (const [member, bytes] of members) {
+    if (!member.endsWith(NPY)) continue;
+    tensors.set(member.slice(0, -NPY.length), readNpy(bytes, `${source.name}: ${member}`));
+  }
+  return { name: source.name, operation, options, tensors };
+}
+
+/** Members of a zip archive; their size is bounded before anything is unpacked. */
+function unzip(bytes: Uint8Array, name: string): Map<string, Uint8Array> {
+  let total = 0;
+  try {
+    const members = unzipSync(bytes, {
+      filter({ originalSize }) {
+        total += originalSize;
+        assertReadable(total, name);
+        return true;
+      },
+    });
+    return new Map(Object.entries(members));
+  } catch (cause) {
+    if (cause instanceof FormatError) throw cause;
+    throw new FormatError(name, 'archive', `is not a zip archive: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function assertReadable(bytes: number, name: string): void {
+  if (bytes <= LARGEST_CASE) return;
+  const reason = `${bytes} bytes are more than the ${LARGEST_CASE} of the largest case; dump fewer tokens`;
+  throw new FormatError(name, 'size', reason);
+}
+
+function parseDescription(
+  text: string,
+  name: string,
+): { operation: string; options: Record<string, unknown> } {
+  const { operation, options = {} } = parseOptions(text, name, CASE_FILE);
+  if (typeof operation !== 'string' || !isRecord(options)) {
+    throw new FormatError(name, CASE_FILE, 'must be {"operation": "...", "options": {...}}');
+  }
+  return { operation, options };
 }
 
 /**

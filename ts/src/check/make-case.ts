@@ -128,11 +128,12 @@ const MAKERS: Readonly<Record<string, Maker>> = {
   }),
   rematerialize: storedCase,
   async attend(rows, columns, random, options, context) {
-    const kvDim = Number(options.kvDim ?? columns);
-    const headDim = Number(options.headDim ?? headDimOf(kvDim));
-    const kvHeads = kvDim / headDim;
+    const { kvDim, kvHeads, headDim } = keyValueSizes(columns, options);
     const heads = Number(options.heads ?? kvHeads);
-    const stored = await storedCase(rows, columns, random, options, context);
+    if (!Number.isSafeInteger(heads / kvHeads)) {
+      throw new ConfigError('heads', heads, `a multiple of the ${kvHeads} key and value heads`);
+    }
+    const stored = await storedCase(rows, columns, random, { ...options, kvDim }, context);
     const query = Float32Array.from({ length: heads * headDim }, () => gaussian(random));
     return {
       options: { layout: 'half', theta: 10_000, position: rows, ...stored.options, heads, kvHeads, headDim },
@@ -310,6 +311,28 @@ function weights(rows: number, columns: number, random: Random): Tensor {
 }
 
 /** The widest common head that divides a width. */
+/**
+ * Sizes of keys and values that agree: `kvDim` = `kvHeads` * `headDim`.
+ *
+ * @throws {ConfigError} if the given ones do not
+ */
+function keyValueSizes(
+  columns: number,
+  { kvDim: dimGiven, kvHeads: headsGiven, headDim: headGiven }: Readonly<Record<string, unknown>>,
+): { kvDim: number; kvHeads: number; headDim: number } {
+  const kvDim = Number(
+    dimGiven ?? (headsGiven && headGiven ? Number(headsGiven) * Number(headGiven) : columns),
+  );
+  const headDim = Number(headGiven ?? (headsGiven ? kvDim / Number(headsGiven) : headDimOf(kvDim)));
+  const kvHeads = Number(headsGiven ?? kvDim / headDim);
+  const isWhole = [kvHeads, headDim].every((size) => Number.isSafeInteger(size) && size > 0);
+  if (!isWhole || kvHeads * headDim !== kvDim) {
+    throw new ConfigError('kvHeads * headDim', `${kvHeads} * ${headDim}`, `kvDim, ${kvDim}`);
+  }
+  if (headDim % 2 !== 0) throw new ConfigError('headDim', headDim, 'even, since RoPE rotates pairs');
+  return { kvDim, kvHeads, headDim };
+}
+
 function headDimOf(width: number): number {
   return [64, 32, 128, 16, 8, 4, 2].find((headDim) => width % headDim === 0) ?? width;
 }

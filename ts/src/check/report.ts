@@ -8,6 +8,7 @@ import type { CaseReport } from './check.js';
 import type { LargestError, Place, TensorReport } from './compare.js';
 import type { Diagnosis } from './diagnose.js';
 import { OPERATIONS } from './operations/index.js';
+import type { Pattern } from './patterns.js';
 
 /** Counts by verdict. */
 export interface CheckSummary {
@@ -35,7 +36,7 @@ export function formatCase(report: CaseReport, verbose = false): string {
   const lines = [`${report.verdict.toUpperCase().padEnd(6)} ${report.name}  ${describeCase(report)}`];
   if (report.error !== undefined) lines.push(`  ${report.error}`);
   for (const tensor of report.tensors) {
-    if (tensor.verdict === 'missing' && !verbose) continue;
+    if (tensor.verdict === 'missing') continue;
     lines.push(`  ${formatTensor(tensor)}`);
     for (const note of tensor.notes) lines.push(`      note: ${note}`);
     if (tensor.dead)
@@ -48,6 +49,13 @@ export function formatCase(report: CaseReport, verbose = false): string {
     if (show && tensor.ulpHistogram && tensor.differing > 0)
       lines.push(`      ulp  ${formatHistogram(tensor)}`);
     if (show) for (const line of formatMismatches(tensor)) lines.push(`      ${line}`);
+    if (tensor.pattern) lines.push(`      pattern: ${patternText(tensor.pattern)}`);
+  }
+  const missing = missingOutputs(report);
+  if (missing.length > 0 && report.tensors.length > missing.length) {
+    lines.push(
+      `  not compared: ${missing.join(', ')} (not in the file; --strict or --require makes that an error)`,
+    );
   }
   for (const line of formatDiagnoses(report)) lines.push(`  ${line}`);
   return `${lines.join('\n')}\n`;
@@ -134,7 +142,8 @@ function describeCase({ operation, options }: CaseReport): string {
 function formatTensor(tensor: TensorReport): string {
   const { name, verdict, comparison, dtype, shape, elements, differing, failing } = tensor;
   const head = `${verdict.padEnd(12)} ${name.padEnd(14)} ${dtype} [${shape.join(', ')}]`;
-  if (verdict === 'missing') return `${head}  not in the file`;
+  if (tensor.unusable) return `${head}  wrong ${tensor.unusable}`;
+  if (differing === 0 && elements === 0) return `${head}  empty`;
   if (differing === 0) return `${head}  equal`;
   const percent = ((100 * failing) / elements).toPrecision(3);
   const counts =
@@ -181,9 +190,23 @@ function numberText(value: number, bits: string): string {
   return bits.startsWith('0x') ? `${Object.is(value, -0) ? '-0' : value} (${bits})` : bits;
 }
 
-function formatDiagnoses({ verdict, diagnoses }: CaseReport): string[] {
-  if (verdict !== 'fail') return [];
-  if (diagnoses.length === 0) return ['no known mistake explains this'];
+/** Outputs that the file does not have. */
+export function missingOutputs({ tensors }: CaseReport): string[] {
+  return tensors.filter(({ verdict }) => verdict === 'missing').map(({ name }) => name);
+}
+
+function patternText({ region, differing, elements }: Pattern): string {
+  const share = ((100 * differing) / elements).toPrecision(3);
+  return `${region}: ${differing} of ${elements} differ there (${share} %), none elsewhere`;
+}
+
+function formatDiagnoses({ verdict, diagnosed, diagnoses }: CaseReport): string[] {
+  if (verdict !== 'fail' || diagnosed === 'no') return [];
+  if (diagnoses.length === 0) {
+    return diagnosed === 'stoppedEarly'
+      ? ['the search for a known mistake was stopped early; --diagnose-for SECONDS gives it more time']
+      : ['no known mistake explains this'];
+  }
   const several = diagnoses.length > 1 ? ' (this data cannot tell them apart)' : '';
   return [
     `likely cause${several}:`,
@@ -203,7 +226,10 @@ function junitTest(report: CaseReport, tensor: TensorReport): string {
   const open = `    <testcase ${xml({ classname: report.name, name: tensor.name })}>`;
   if (tensor.verdict === 'fail') {
     const text = [formatTensor(tensor), ...formatMismatches(tensor), ...formatDiagnoses(report)].join('\n');
-    const failure = `<failure ${xml({ message: `${tensor.failing} of ${tensor.elements} elements` })}>${escapeXml(text)}</failure>`;
+    const message = tensor.unusable
+      ? `wrong ${tensor.unusable}`
+      : `${tensor.failing} of ${tensor.elements} elements`;
+    const failure = `<failure ${xml({ message })}>${escapeXml(text)}</failure>`;
     return `${open}\n      ${failure}\n    </testcase>`;
   }
   if (tensor.verdict === 'inconclusive') {

@@ -5,12 +5,13 @@
  */
 
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { type Command, InvalidArgumentError } from 'commander';
 import { type CaseReport, checkCase, errorReport } from '../check/check.js';
 import type { Tolerance } from '../check/compare.js';
-import { CASE_FILE, readCase, readNpyCase } from '../check/golden.js';
+import { DIAGNOSE_SECONDS } from '../check/diagnose.js';
+import { CASE_FILE, readCase, readNpyCase, readNpzCase } from '../check/golden.js';
 import type { CheckCase } from '../check/inputs.js';
 import type { CheckContext } from '../check/operation.js';
 import { perturbWeights } from '../check/perturb.js';
@@ -28,6 +29,7 @@ import type { ModelFile } from '../io/model-file.js';
 import { directoryFolder, fileSource, isDirectory } from '../io/node-file.js';
 import { embeddedModelPath } from '../io/node-models.js';
 import { writeFileAtomically } from '../io/node-write.js';
+import { readText } from '../io/source.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { ReferenceModel } from '../model/transformer.js';
 import { referenceWeights } from '../model/weights.js';
@@ -42,7 +44,13 @@ interface CheckCommandOptions {
   readonly list?: boolean;
   readonly verbose?: boolean;
   readonly diagnose: boolean;
+  readonly diagnoseFor?: number;
+  readonly require?: readonly string[];
+  readonly strict?: boolean;
 }
+
+/** Archives of arrays. */
+const NPZ = '.npz';
 
 /** Outputs that do not match. The report has been printed; this is the last line and the exit code. */
 export class MismatchError extends Error {
@@ -54,7 +62,10 @@ export function addCheckCommand(program: Command, terminal: Terminal): void {
   program
     .command('check')
     .description("compare a kernel's dumped outputs with the reference, and name the mistake")
-    .argument('[path...]', `safetensors files, folders of them, or folders of .npy files with a ${CASE_FILE}`)
+    .argument(
+      '[path...]',
+      `safetensors files, .npz archives, folders of them, or folders of .npy files with a ${CASE_FILE}`,
+    )
     .option('--json', 'print the report as one JSON object')
     .option('--junit <file>', 'also write a JUnit XML report')
     .option(
@@ -62,7 +73,10 @@ export function addCheckCommand(program: Command, terminal: Terminal): void {
       'instead of the derived bounds, for floats; codes and what is stored stay exact',
       parseTolerance,
     )
+    .option('--require <outputs>', 'outputs that must be in every file, comma separated', parseNames)
+    .option('--strict', 'every output must be there, and a comparison that proves nothing is a mismatch')
     .option('--no-diagnose', 'do not look for the mistake')
+    .option('--diagnose-for <seconds>', `look for it this long (${DIAGNOSE_SECONDS})`, parseSeconds)
     .option('--list', 'print all operations with their options and tensors')
     .option(
       '--verbose',
@@ -117,7 +131,7 @@ interface FoundCase {
 async function checkOne(
   found: FoundCase,
   context: CheckContext,
-  { tolerance, diagnose }: CheckCommandOptions,
+  options: CheckCommandOptions,
 ): Promise<CaseReport> {
   let source: CheckCase;
   try {
@@ -125,26 +139,34 @@ async function checkOne(
   } catch (error) {
     return errorReport({ name: found.name }, error);
   }
-  return checkCase(source, context, { tolerance, diagnose });
+  const { tolerance, diagnose, diagnoseFor, require, strict } = options;
+  return checkCase(source, context, { tolerance, diagnose, diagnoseSeconds: diagnoseFor, require, strict });
 }
 
-/**
- * The cases at the given paths, in the order of their names.
- *
- * @throws {LoadError} if there is nothing at a path
- */
+/** The cases at the given paths, in the order of their names. A path without any is a case that cannot be read. */
 async function* findCases(paths: readonly string[]): AsyncIterable<FoundCase> {
   for (const path of paths) {
-    if (!(await isDirectory(path))) {
-      yield fileCase(path);
-      continue;
+    try {
+      yield* casesAt(path);
+    } catch (error) {
+      yield { name: path, read: () => Promise.reject(error) };
     }
-    const files = (await directoryFolder(path).list()) ?? [];
-    const tensors = files.filter((file) => file.endsWith('.safetensors'));
-    if (files.includes(CASE_FILE)) yield { name: path, read: () => readNpyCase(directoryFolder(path)) };
-    else if (tensors.length === 0) throw new LoadError(path, `has no .safetensors files and no ${CASE_FILE}`);
-    for (const file of tensors) yield fileCase(join(path, file));
   }
+}
+
+async function* casesAt(path: string): AsyncIterable<FoundCase> {
+  if (!(await isDirectory(path))) {
+    yield fileCase(path);
+    return;
+  }
+  const files = (await directoryFolder(path).list()) ?? [];
+  const archives = files.filter((file) => file.endsWith('.safetensors') || file.endsWith(NPZ));
+  const isCase = files.includes(CASE_FILE) && archives.length === 0;
+  if (isCase) yield { name: path, read: () => readNpyCase(directoryFolder(path)) };
+  else if (archives.length === 0) {
+    throw new LoadError(path, `has no .safetensors or ${NPZ} files and no ${CASE_FILE}`);
+  }
+  for (const file of archives) yield fileCase(join(path, file));
 }
 
 function fileCase(path: string): FoundCase {
@@ -152,16 +174,27 @@ function fileCase(path: string): FoundCase {
     name: path,
     async read() {
       if (path.endsWith('.npy')) {
-        throw new UsageError(`${path}: give the folder, which needs a ${CASE_FILE}`);
+        throw new LoadError(path, `give the folder, which needs a ${CASE_FILE}`);
       }
       const source = await fileSource(path);
       try {
-        return await readCase(source);
+        if (!path.endsWith(NPZ)) return await readCase(source);
+        return await readNpzCase(source, await descriptionBeside(path));
       } finally {
         await source.close();
       }
     },
   };
+}
+
+/** Text of the `case.json` in the folder of an archive, if there is one. */
+async function descriptionBeside(path: string): Promise<string | undefined> {
+  const source = await directoryFolder(dirname(path)).open(CASE_FILE);
+  try {
+    return source && (await readText(source));
+  } finally {
+    await source?.close();
+  }
 }
 
 /** From the folder of the embedded models. */
@@ -220,4 +253,18 @@ function parseTolerance(text: string): Tolerance {
     throw new InvalidArgumentError('It must be ABSOLUTE or ABSOLUTE,RELATIVE, neither negative.');
   }
   return { absolute: numbers[0], relative: numbers[1] ?? 0 };
+}
+
+function parseNames(text: string): string[] {
+  const names = text.split(',').map((name) => name.trim());
+  if (names.includes('')) throw new InvalidArgumentError('It must be names of outputs, comma separated.');
+  return names;
+}
+
+function parseSeconds(text: string): number {
+  const seconds = Number(text);
+  if (text.trim() === '' || !(seconds > 0 && Number.isFinite(seconds))) {
+    throw new InvalidArgumentError('It must be a positive number of seconds.');
+  }
+  return seconds;
 }

@@ -1,6 +1,17 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { strToU8, zipSync } from 'fflate';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { parseCase, writeCase } from '../../../src/check/golden.js';
 import { makeCase } from '../../../src/check/make-case.js';
@@ -216,8 +227,134 @@ describe('dumps that cannot be judged', () => {
   });
 
   it('a path where nothing is', async () => {
-    expect(await check(join(folder, 'nothing'))).toMatchObject({ code: 1 });
-    expect(await check(folder)).toMatchObject({ code: 1 });
+    expect(await check(join(folder, 'nothing'))).toMatchObject({ code: 2 });
+    expect(await check(folder)).toMatchObject({ code: 2 });
+  });
+
+  it('loses nothing of the other cases', async () => {
+    const good = put('a.safetensors', await dump());
+    const junit = join(folder, 'report.xml');
+    const { code, stdout } = await check(join(folder, 'nothing'), good, '--json', '--junit', junit);
+    expect(code).toBe(2);
+    expect(JSON.parse(stdout).summary).toMatchObject({ cases: 2, pass: 1, error: 1 });
+    expect(readFileSync(junit, 'utf8')).toContain(good);
+  });
+
+  it('a file larger than any case, before it is read', async () => {
+    const path = join(folder, 'sparse.safetensors');
+    const file = openSync(path, 'w');
+    ftruncateSync(file, 2 ** 30);
+    closeSync(file);
+    const { code, stdout } = await check(path);
+    expect(stdout).toMatch(/1073741824 bytes are more than/);
+    expect(code).toBe(2);
+  });
+});
+
+describe('what could pass for green', () => {
+  const renamed = (from: string, to: string) => (tensors: Map<string, Tensor>) => {
+    tensors.set(to, tensors.get(from) as Tensor);
+    tensors.delete(from);
+  };
+
+  it('a misspelt output is an error that says what is meant', async () => {
+    const { code, stdout } = await check(put('a.safetensors', await dump(renamed('scales', 'scale'))));
+    expect(stdout).toMatch(/^ERROR/);
+    expect(stdout).toContain('did you mean "scales"?');
+    expect(code).toBe(2);
+  });
+
+  it('outputs that are not there are listed, and can be required', async () => {
+    const path = put('a.safetensors', await dump((tensors) => void tensors.delete('scales')));
+    const plain = await check(path);
+    expect(plain.code).toBe(0);
+    expect(plain.stdout).toContain('not compared: scales');
+    for (const option of [['--require', 'packed,scales'], ['--strict']]) {
+      const { code, stdout } = await check(path, ...option);
+      expect(stdout).toMatch(/^ERROR[\s\S]*scales/);
+      expect(code).toBe(2);
+    }
+    expect((await check(path, '--require', 'packed')).code).toBe(0);
+    expect((await check(path, '--require', 'nonsense')).code).toBe(2);
+  });
+
+  it('a wrong shape, a wrong type and an empty tensor are said', async () => {
+    const cases: [Tensor, string][] = [
+      [tensorOf(new Uint8Array(511), [511]), 'wrong shape'],
+      [tensorOf(new Float32Array(512), [4, 128]), 'wrong type'],
+      [tensorOf(new Uint8Array(0), [0, 128]), 'wrong shape'],
+    ];
+    for (const [i, [tensor, words]] of cases.entries()) {
+      const bytes = await dump((tensors) => void tensors.set('codes', tensor));
+      const { code, stdout } = await check(put(`${i}.safetensors`, bytes));
+      expect(stdout).toContain(words);
+      expect(stdout).not.toMatch(/codes .*equal/);
+      expect(code).toBe(1);
+    }
+  });
+
+  it('flattened shapes are said', async () => {
+    const bytes = await dump((tensors) => {
+      tensors.set('codes', { ...(tensors.get('codes') as Tensor), shape: [512] });
+    });
+    const { code, stdout } = await check(put('a.safetensors', bytes));
+    expect(stdout).toContain('the shape is [512], read as [4, 128] in the same order');
+    expect(code).toBe(0);
+  });
+});
+
+describe('causes', () => {
+  it('patterns come before them', async () => {
+    const bytes = await dump((tensors) => {
+      const codes = Uint8Array.from(numbersOf(tensors.get('codes') as Tensor), (code, i) =>
+        i >= 256 ? (code + 5) % 16 : code,
+      );
+      tensors.set('codes', tensorOf(codes, [4, 128]));
+    });
+    const { stdout } = await check(put('a.safetensors', bytes));
+    expect(stdout).toContain('pattern: tokens from 2 up: 256 of 256 differ there (100 %), none elsewhere');
+  });
+
+  it('are not spoken of if nobody looked for them', async () => {
+    const { stdout } = await check(put('a.safetensors', await dump(corrupt)), '--no-diagnose');
+    expect(stdout).not.toMatch(/mistake|cause/);
+  });
+
+  it('a search without time says that it was stopped', async () => {
+    const { stdout } = await check(put('a.safetensors', await dump(corrupt)), '--diagnose-for', '1e-9');
+    expect(stdout).toContain('was stopped early');
+    expect(stdout).not.toContain('no known mistake');
+  });
+});
+
+describe('NumPy archives', () => {
+  const npy = (name: string, { dtype, shape, bytes }: Tensor) => {
+    const descr = { F32: '<f4', F16: '<f2', U8: '|u1' }[dtype as 'F32' | 'F16' | 'U8'];
+    const text = `{'descr': '${descr}', 'fortran_order': False, 'shape': (${shape.join(', ')},), }`;
+    const header = Buffer.from(`${text.padEnd(117)}\n`);
+    const start = Buffer.from([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, header.length, 0]);
+    return [`${name}.npy`, new Uint8Array(Buffer.concat([start, header, bytes]))] as const;
+  };
+  const description = strToU8(JSON.stringify({ operation: 'quantize', options: { bits: 4 } }));
+
+  it.each([true, false])('are read, with case.json inside: %s', async (inside) => {
+    const { tensors, options } = parseCase(await dump(), 'a');
+    const text = strToU8(JSON.stringify({ operation: 'quantize', options }));
+    const members = Object.fromEntries([...tensors].map(([name, tensor]) => npy(name, tensor)));
+    const path = put('a.npz', zipSync(inside ? { ...members, 'case.json': text } : members));
+    if (!inside) put('case.json', text);
+    expect(await check(path)).toMatchObject({ code: 0 });
+    expect(await check(folder)).toMatchObject({ code: 0 });
+  });
+
+  it.each<[string, Uint8Array, RegExp]>([
+    ['no archive', strToU8('PK nonsense'), /not a zip archive/],
+    ['no description', zipSync({ 'x.npy': strToU8('x') }), /case\.json/],
+    ['no array', zipSync({ 'case.json': description, 'x.npy': strToU8('x') }), /not an npy file/],
+  ])('%s', async (_, bytes, message) => {
+    const { code, stdout } = await check(put('a.npz', bytes));
+    expect(stdout).toMatch(message);
+    expect(code).toBe(2);
   });
 });
 
@@ -228,6 +365,8 @@ describe('xquant vectors', () => {
     ['rematerialize', ['--kv-dim', '32', '--bits', '3', '--group-size', '32']],
     ['cl-encode', ['--bits', '2', '--base-bits', '4', '--form', 'latent', '--rank', '16']],
     ['attend', ['--head-dim', '16', '--heads', '8', '--kv-dim', '64', '--option', 'position=99']],
+    ['attend', ['--head-dim', '16', '--heads', '8', '--kv-heads', '2']],
+    ['attend', ['--kv-heads', '4']],
     ['layer', ['--head-dim', '16', '--kv-heads', '2', '--cache', 'kivi:4']],
   ])('%s, which check accepts', async (op, options) => {
     const made = await runInProcess([
@@ -269,6 +408,8 @@ describe('xquant vectors', () => {
     [['--op', 'decode', '--shape', '2x32', '--out', 'x']],
     [['--shape', '2x32', '--out', 'x']],
     [['--op', 'quantize', '--shape', '2x32', '--bits', '5', '--out', '/tmp']],
+    [['--op', 'attend', '--shape', '2x32', '--kv-heads', '3', '--out', '/tmp']],
+    [['--op', 'attend', '--shape', '2x32', '--kv-heads', '2', '--heads', '3', '--out', '/tmp']],
   ])('refuses %j', async (args) => {
     expect((await runInProcess(['vectors', ...args])).code).toBe(2);
   });
