@@ -77,14 +77,9 @@ export function addModelOption(command: Command): Command {
   );
 }
 
-/** Adds what every command that runs a model takes. */
-export function addRunOptions(command: Command): Command {
-  return addModelOption(command)
-    .addOption(
-      new Option('--backend <name>', 'wasm: the engine; reference: the definition in TypeScript, slow')
-        .choices(BACKENDS)
-        .default(BACKENDS[0]),
-    )
+/** Adds how the engine runs. */
+export function addEngineOptions(command: Command): Command {
+  return command
     .option('--threads <count>', 'of the engine (default: physical cores)', parsePositive)
     .addOption(
       new Option(
@@ -97,7 +92,17 @@ export function addRunOptions(command: Command): Command {
         '--memory-limit <size>',
         'most memory the engine may take, in bytes or as 512M or 1.5G (default: 4G)',
       ).argParser(parseByteSize),
-    )
+    );
+}
+
+/** Adds what every command that runs a model takes. */
+export function addRunOptions(command: Command): Command {
+  addModelOption(command).addOption(
+    new Option('--backend <name>', 'wasm: the engine; reference: the definition in TypeScript, slow')
+      .choices(BACKENDS)
+      .default(BACKENDS[0]),
+  );
+  return addEngineOptions(command)
     .addOption(
       new Option(
         '--key-weights <precision>',

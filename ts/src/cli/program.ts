@@ -5,6 +5,7 @@
  */
 
 import { Command, CommanderError } from 'commander';
+import { addCalibrateCommand } from './calibrate.js';
 import { addChatCommand } from './chat.js';
 import { addCheckCommand } from './check.js';
 import { EXIT, exitCodeOf, formatError, Interruption } from './errors.js';
@@ -44,6 +45,7 @@ export function createProgram(terminal: Terminal): Command {
   addPerplexityCommand(program, terminal);
   addReproduceCommand(program, terminal);
   addMemoryCommand(program, terminal);
+  addCalibrateCommand(program, terminal);
   addSvdCommand(program, terminal);
   addInfoCommand(program, terminal);
   addCheckCommand(program, terminal);

@@ -1,5 +1,6 @@
 /**
- * A progress bar for what takes longer than a second, on stderr, and only if that is a terminal.
+ * A progress bar for what takes longer than a second, on stderr if that is a terminal. Elsewhere, for instance in a log,
+ * long work may say in a line every ten seconds how far it is.
  *
  * @module
  */
@@ -10,27 +11,41 @@ import type { Terminal } from './terminal.js';
 /** Work shorter than this shows nothing. */
 const QUIET_MS = 1000;
 
+/** Between two lines where there is no terminal. */
+const LINE_MS = 10_000;
+
+/** How progress is told where there is no terminal. */
+export interface ProgressOptions {
+  /** Whether to write lines; by default nothing is written. */
+  readonly lines?: boolean;
+}
+
 /** One bar; made when the work begins, stopped when it ends. */
 export class Progress {
   readonly #terminal: Terminal;
   readonly #label: string;
   readonly #started = performance.now();
   readonly #timer: NodeJS.Timeout | undefined;
+  readonly #lines: NodeJS.Timeout | undefined;
+  #lastLine: number;
   #done = 0;
   #total = 1;
   #bar: SingleBar | undefined;
 
   /** @param label what is being done, for instance `'loading'` */
-  constructor(terminal: Terminal, label: string) {
+  constructor(terminal: Terminal, label: string, { lines = false }: ProgressOptions = {}) {
     this.#terminal = terminal;
     this.#label = label;
     // The first step may be a long one: the bar appears without waiting for it.
     if (terminal.stderr.isTTY) this.#timer = setTimeout(() => this.#show(), QUIET_MS).unref();
+    else if (lines) this.#lines = setInterval(() => this.#writeLine(), LINE_MS / 10).unref();
+    this.#lastLine = this.#started;
   }
 
   /** Shows how far the work is. */
   update(done: number, total: number): void {
     [this.#done, this.#total] = [done, total];
+    if (this.#lines) this.#writeLine();
     if (!this.#timer) return;
     // Work that never lets timers run would never see its bar.
     if (performance.now() - this.#started >= QUIET_MS) this.#show();
@@ -39,8 +54,18 @@ export class Progress {
   /** Removes the bar. */
   stop(): void {
     clearTimeout(this.#timer);
+    clearInterval(this.#lines);
     this.#bar?.stop();
     this.#bar = undefined;
+  }
+
+  /** Also from `update`: work that never lets timers run would never write. */
+  #writeLine(): void {
+    const now = performance.now();
+    if (now - this.#lastLine < LINE_MS) return;
+    this.#lastLine = now;
+    const percent = Math.floor((100 * this.#done) / this.#total);
+    this.#terminal.stderr.write(`${this.#label} ${percent}%${this.#timeLeft()}\n`);
   }
 
   #show(): void {
@@ -78,8 +103,9 @@ export async function withProgress<T>(
   terminal: Terminal,
   label: string,
   work: (update: (done: number, total: number) => void) => Promise<T>,
+  options: ProgressOptions = {},
 ): Promise<T> {
-  const progress = new Progress(terminal, label);
+  const progress = new Progress(terminal, label, options);
   try {
     return await work((done, total) => progress.update(done, total));
   } finally {

@@ -6,6 +6,7 @@
 
 import type { KeysAndValues } from '../cache/types.js';
 import type { ForwardOptions } from '../model/language-model.js';
+import type { Matrix } from '../numerics/matrix.js';
 import {
   type AttentionShape,
   type Queries,
@@ -40,6 +41,11 @@ export interface WasmForwardOptions extends ForwardOptions {
    * kernels are simulated with it. [tokens, kvDim] each
    */
   readonly onFreshKeysAndValues?: (layer: number, fresh: KeysAndValues) => void;
+  /**
+   * Begins with a layer and the residual stream that enters it, [tokens, hiddenSize]; the layers below are not run and
+   * store nothing. For measuring what a change in one layer does: the cache must be emptied afterwards.
+   */
+  readonly start?: { readonly layer: number; readonly stream: Matrix };
 }
 
 /** See the module. */

@@ -29,8 +29,10 @@ import { tap, tapKeysAndValues } from './taps.js';
  * @throws the signal's reason, between layers
  */
 export async function runPass(context: PassContext, tokens: readonly number[]): Promise<Matrix> {
-  embed(context, tokens);
-  for (const index of context.model.layers.keys()) {
+  const { start } = context.options;
+  if (start) context.memory.write(context.buffers.stream, start.stream.data);
+  else embed(context, tokens);
+  for (let index = firstLayer(context); index < context.model.layers.length; index++) {
     await pauseForEvents(context.options.signal);
     await runLayer(context, layerStep(context, index));
   }
@@ -47,7 +49,7 @@ async function runLayer(context: PassContext, step: LayerStep): Promise<void> {
   const x = rowsOf(context, buffers.x);
   const attended = rowsOf(context, buffers.attended);
 
-  recordNorm(context, x, weights.attentionNorm, { addDelta: index > 0, normalized: true });
+  recordNorm(context, x, weights.attentionNorm, { addDelta: index > firstLayer(context), normalized: true });
   team.barrier();
   await tap(context, step, 'stream', buffers.stream, hiddenSize);
   await tap(context, step, 'normalized', buffers.normalized, hiddenSize);
@@ -90,6 +92,11 @@ async function runLayer(context: PassContext, step: LayerStep): Promise<void> {
   recordDelta(context, x, weights.bDown, weights.mlpPostNorm);
   await tap(context, step, 'mlpOutput', buffers.delta, hiddenSize);
   await team.run();
+}
+
+/** The layer that a pass begins with, whose stream is complete. */
+function firstLayer({ options }: PassContext): number {
+  return options.start?.layer ?? 0;
 }
 
 function embed({ team, model, buffers }: PassContext, tokens: readonly number[]): void {

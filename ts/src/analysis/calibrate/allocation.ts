@@ -25,14 +25,14 @@ const SCALE_BITS = 16 / GROUP_TOKENS;
  * @param average bits an element of K and V, scales included
  */
 export function bitsForAverage(
-  importance: readonly Float64Array[],
+  importance: readonly Float32Array[],
   average: number,
   config: ModelConfig,
   distortion: Distortion,
 ): ChannelBits[][] {
   const elements = 2 * derivedSizes(config).kvDim * importance.length;
   return allocateBits({
-    importance: importance.map((layer) => Float32Array.from(layer)),
+    importance,
     distortion,
     budget: average * elements,
     scaleBits: SCALE_BITS,

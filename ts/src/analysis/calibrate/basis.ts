@@ -13,6 +13,7 @@
  * @module
  */
 
+import type { CalibrationBasis } from '../../cache/calibration.js';
 import { ConfigError } from '../../errors.js';
 import { derivedSizes, type ModelConfig } from '../../model/config.js';
 import {
@@ -26,14 +27,14 @@ import {
 import { symmetricEigen } from '../../numerics/eigen.js';
 import { diagonalBlock, symmetrize } from './statistics.js';
 
-/** Which channels share a basis. */
-export type BasisKind = 'joint' | 'tensor' | 'head';
-
 /** Eigenvalues of a metric below this fraction of their mean are raised to it: no direction is free. */
 const METRIC_FLOOR = 1e-3;
 
-/** Importances below this fraction of the largest are raised to it, so that scaling is finite. */
-const IMPORTANCE_FLOOR = 1e-12;
+/**
+ * Importances below this fraction of the largest of their block are raised to it: no such channel ever gets bits, and
+ * the rows of D, which shrink with the root of the importance, stay within f16.
+ */
+const IMPORTANCE_FLOOR = 1e-6;
 
 /** A = Q^(1/2), symmetric, and its inverse. */
 export interface MetricRoot {
@@ -57,25 +58,46 @@ export interface LayerBasis {
  * The root of a metric.
  *
  * @param blocks of the metric along its diagonal, each symmetric and not negative
+ * @param cuts channels of each part whose eigenvalues have a floor of their own, each whole blocks
  * @returns fresh
  */
-export function metricRoot(blocks: readonly Dense[]): MetricRoot {
-  const parts = blocks.map(symmetricEigen);
+export function metricRoot(blocks: readonly Dense[], cuts: readonly number[]): MetricRoot {
   const n = blocks.reduce((sum, { rows }) => sum + rows, 0);
-  const sum = parts.reduce((all, { values }) => values.reduce((total, value) => total + value, all), 0);
-  const floor = (METRIC_FLOOR * sum) / n;
   const root = dense(n, n);
   const inverse = dense(n, n);
-  let first = 0;
-  for (const { values, vectors } of parts) {
+  const parts: { first: number; values: Float64Array; vectors: Dense }[] = [];
+  let end = 0;
+  for (const block of blocks) {
+    parts.push({ first: end, ...symmetricEigen(block) });
+    end += block.rows;
+  }
+  for (const { values, vectors, first } of parts) {
+    const floor = METRIC_FLOOR * meanInCut(parts, cuts, first);
     const roots = values.map((value) => Math.sqrt(Math.max(value, floor)));
     const transposed = transposeDense(vectors);
     place(root, multiply(scaleColumns(vectors, roots), transposed), first);
     const inverses = roots.map((value) => 1 / value);
     place(inverse, multiply(scaleColumns(vectors, inverses), transposed), first);
-    first += values.length;
   }
   return { root, inverse };
+}
+
+/** Mean of the eigenvalues of the cut that a channel is in. */
+function meanInCut(
+  parts: readonly { readonly first: number; readonly values: Float64Array }[],
+  cuts: readonly number[],
+  channel: number,
+): number {
+  let start = 0;
+  let end = 0;
+  for (const size of cuts) {
+    if (end > channel) break;
+    start = end;
+    end += size;
+  }
+  const inside = parts.filter(({ first }) => first >= start && first < end);
+  const sum = inside.reduce((all, { values }) => values.reduce((total, value) => total + value, all), 0);
+  return sum / (end - start);
 }
 
 /**
@@ -99,12 +121,11 @@ export function layerBasis(
     parts.push({ first, ...symmetricEigen(diagonalBlock(weighted, first, size)) });
     first += size;
   }
-  const largest = Math.max(...parts.map(({ values }) => values[0]));
   const importance = new Float64Array(n);
   const vectors = dense(n, n);
   for (const part of parts) {
     importance.set(
-      part.values.map((value) => Math.max(value, IMPORTANCE_FLOOR * largest)),
+      part.values.map((value) => Math.max(value, IMPORTANCE_FLOOR * part.values[0])),
       part.first,
     );
     place(vectors, part.vectors, part.first);
@@ -126,7 +147,7 @@ export function layerBasis(
  * @param width of the carrier
  * @throws {ConfigError} if the carrier is X, whose channels belong to all heads
  */
-export function basisBlocks(kind: BasisKind, config: ModelConfig, width: number): number[] {
+export function basisBlocks(kind: CalibrationBasis, config: ModelConfig, width: number): number[] {
   const { kvDim } = derivedSizes(config);
   if (kind === 'joint') return [width];
   if (width !== 2 * kvDim) {

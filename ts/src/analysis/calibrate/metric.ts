@@ -1,11 +1,11 @@
 /**
  * What an error of keys and values costs: a quadratic form for each head, so that bits go where they matter.
  *
- * A query q at distance D from a key (both before RoPE) gives it the score `q R(D) k^T / sqrt(headDim)`, R(D) the RoPE rotation by D
- * tokens. An error e of the key changes the score by `q R(D) e^T / sqrt(headDim)`, and its square, averaged over queries, over the query
- * heads that read this key, and over distances, is a quadratic form:
+ * A query q at distance D from a key (both before RoPE) gives it the score `s q R(D) k^T`, R(D) the RoPE rotation by D tokens of the
+ * layer, s = 1 / sqrt(headDim) in most models. An error e of the key changes the score by `s q R(D) e^T`, and its square, averaged over
+ * queries, over the query heads that read this key, and over distances, is a quadratic form:
  *
- *     Omega_K = mean over D of  R(D)^T (sum over query heads of E[q^T q]) R(D) / headDim        e Omega_K e^T
+ *     Omega_K = s^2 mean over D of  R(D)^T (sum over query heads of E[q^T q]) R(D)              e Omega_K e^T
  *
  * An error e of a value reaches the residual stream through the output projection of each query head that reads it,
  * `e Wo_h^T` times an attention weight, and its squared length is
@@ -22,8 +22,8 @@
  */
 
 import { ShapeError } from '../../errors.js';
-import { derivedSizes, type ModelConfig } from '../../model/config.js';
-import { ropeFrequencies } from '../../model/rope.js';
+import { derivedSizes, type ModelConfig, type RopeLayout, slidingWindow } from '../../model/config.js';
+import { layerRope, type Rope } from '../../model/rope.js';
 import {
   addScaled,
   type Dense,
@@ -41,9 +41,9 @@ const FARTHEST = 2047;
 /** Distances of each of the two spacings. */
 const SPACED = 64;
 
-/** How the norm of key heads (QK-norm) passes errors on. */
+/** How the norm of keys (QK-norm) passes errors on. */
 export interface KeyNormalization {
-  /** [headDim] */
+  /** Of one head, [headDim], or of all, [kvDim]. */
   readonly gain: Float32Array;
   /** Root mean square of the projected keys of each KV head, before the norm. [numKeyValueHeads] */
   readonly rms: ArrayLike<number>;
@@ -53,11 +53,13 @@ export interface KeyNormalization {
  * Distances between query and key that stand for all: evenly spaced ones, and logarithmically spaced ones because
  * much attention is paid to neighbours.
  *
- * @returns tokens, 64 from 0 to 2047 and 64 from 1 to 2047
+ * @param farthest that the layer sees
+ * @returns tokens, 64 from 0 to 2047 and 64 from 1 to 2047, or to the farthest if that is nearer
  */
-export function metricDistances(): number[] {
-  const even = Array.from({ length: SPACED }, (_, i) => (FARTHEST * i) / (SPACED - 1));
-  const logarithmic = Array.from({ length: SPACED }, (_, i) => FARTHEST ** (i / (SPACED - 1)));
+export function metricDistances(farthest = Number.POSITIVE_INFINITY): number[] {
+  const end = Math.min(FARTHEST, farthest);
+  const even = Array.from({ length: SPACED }, (_, i) => (end * i) / (SPACED - 1));
+  const logarithmic = Array.from({ length: SPACED }, (_, i) => end ** (i / (SPACED - 1)));
   return [...even, ...logarithmic].map(Math.round);
 }
 
@@ -65,7 +67,8 @@ export function metricDistances(): number[] {
  * Omega_K of every KV head.
  *
  * @param moments E[q^T q] of every query head before RoPE, [headDim, headDim] each
- * @param norm of key heads, where the model has one: an error of the projected key reaches the finished one times
+ * @param layer whose RoPE and window it is
+ * @param norm of keys, where the model has one: an error of the projected key reaches the finished one times
  *   gain / rms (what the error changes in the rms itself is left out)
  * @returns fresh, [headDim, headDim] each
  * @throws {ShapeError} if there is not one matrix for each query head
@@ -73,22 +76,27 @@ export function metricDistances(): number[] {
 export function keyMetric(
   moments: readonly Dense[],
   config: ModelConfig,
+  layer: number,
   norm?: KeyNormalization,
-  distances: readonly number[] = metricDistances(),
+  distances: readonly number[] = metricDistances(slidingWindow(config, layer) - 1),
 ): Dense[] {
-  const { numAttentionHeads, numKeyValueHeads, headDim } = config;
+  const { numAttentionHeads, numKeyValueHeads, headDim, ropeLayout } = config;
   if (moments.length !== numAttentionHeads) {
     throw new ShapeError('keyMetric', 'moments', [numAttentionHeads], [moments.length]);
   }
   const { groupedHeads } = derivedSizes(config);
+  const { attentionScale: scale = 1 / Math.sqrt(headDim) } = config;
+  const rope = layerRope(config, layer);
   return Array.from({ length: numKeyValueHeads }, (_, head) => {
     const group = moments.slice(head * groupedHeads, (head + 1) * groupedHeads);
     const sum = group.reduce((a, b) => addScaled(a, b, 1));
     const metric = distances
-      .map((distance) => rotateForm(sum, distance, config))
-      .reduce((all, each) => addScaled(all, each, 1 / (headDim * distances.length)), dense(headDim, headDim));
+      .map((distance) => rotateForm(sum, distance, rope, ropeLayout))
+      .reduce((all, each) => addScaled(all, each, scale ** 2 / distances.length), dense(headDim, headDim));
     if (!norm) return metric;
-    const factors = Array.from(norm.gain, (gain) => gain / norm.rms[head]);
+    const { gain, rms } = norm;
+    const own = gain.length === headDim ? gain : gain.subarray(head * headDim, (head + 1) * headDim);
+    const factors = Array.from(own, (each) => each / rms[head]);
     return scaleColumns(scaleRows(metric, factors), factors);
   });
 }
@@ -164,16 +172,17 @@ export function inputMetric(blocks: readonly Dense[], projection: Dense): Dense 
 }
 
 /** `R(D)^T M R(D)` for row vectors: the second moment of queries turned by D tokens. */
-function rotateForm({ rows: n, data }: Dense, distance: number, config: ModelConfig): Dense {
-  const frequencies = ropeFrequencies(config);
+function rotateForm({ rows: n, data }: Dense, distance: number, rope: Rope, layout: RopeLayout): Dense {
+  const { frequencies, magnitudes } = rope;
   const pairs = frequencies.length;
-  const [step, apart] = config.ropeLayout === 'half' ? [1, pairs] : [2, 1];
+  const [step, apart] = layout === 'half' ? [1, pairs] : [2, 1];
   const result = data.slice();
   // Two channels of a pair, first in every row, then in every column.
   const turn = (stride: number, along: number) => {
     for (let i = 0; i < pairs; i++) {
-      const cos = Math.cos(distance * frequencies[i]);
-      const sin = Math.sin(distance * frequencies[i]);
+      const magnitude = (magnitudes?.[i] ?? 1) ** 2; // of the query and of the key
+      const cos = magnitude * Math.cos(distance * frequencies[i]);
+      const sin = magnitude * Math.sin(distance * frequencies[i]);
       const first = i * step * stride;
       const second = first + apart * stride;
       for (let k = 0; k < n; k++) {

@@ -62,7 +62,7 @@ export const metric: Operation = {
     const keyTerms = tokens * distances.length * shared;
     const angle = Math.max(1, ...distances);
     return {
-      omega_k: expectedForms(keyMetric(moments, config, undefined, distances), keyTerms + 2 * angle),
+      omega_k: expectedForms(keyMetric(moments, config, 0, undefined, distances), keyTerms + 2 * angle),
       omega_v: expectedForms(valueMetric(wO, config), wO.rows * shared),
     };
   },

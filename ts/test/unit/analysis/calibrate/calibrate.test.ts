@@ -18,7 +18,7 @@ import { probeRows, sensitivity } from '../../../../src/analysis/calibrate/sensi
 import { type CoMoments, combineMoments, covariance } from '../../../../src/analysis/calibrate/statistics.js';
 import { ConfigError, ShapeError } from '../../../../src/errors.js';
 import type { ModelConfig } from '../../../../src/model/config.js';
-import { applyRope, ropeFrequencies } from '../../../../src/model/rope.js';
+import { applyRope, layerRope } from '../../../../src/model/rope.js';
 import {
   addScaled,
   type Dense,
@@ -127,7 +127,8 @@ describe('metric', () => {
   test.prop([layouts, seeds])(
     'of keys is the mean squared error of the scores, measured',
     (ropeLayout, seed) => {
-      const own = { ...config, ropeLayout };
+      const rope = { ropeTheta: 500, ropeMagnitude: 1.25 };
+      const own: ModelConfig = { ...config, ropeLayout, attentionScale: 0.3, layers: [{}, { rope }, {}] };
       const { headDim } = config;
       const grouped = 2;
       const queries = Array.from({ length: config.numAttentionHeads }, (_, h) =>
@@ -142,23 +143,29 @@ describe('metric', () => {
         );
       });
       const distances = [0, 3, 700];
-      const metrics = keyMetric(moments, own, undefined, distances);
-      const frequencies = ropeFrequencies(own);
+      const metrics = keyMetric(moments, own, 1, undefined, distances);
+      const { frequencies, magnitudes } = layerRope(own, 1);
       for (const [head, metric] of metrics.entries()) {
         const error = gaussianMatrix(1, headDim, seed + 90 + head);
         let measured = 0;
         for (const distance of distances) {
           // The error of a key at position 5, read by queries `distance` later.
-          const turnedError = applyRope(error, 5, frequencies, ropeLayout);
+          const turnedError = applyRope(error, 5, frequencies, ropeLayout, magnitudes);
           for (let h = head * grouped; h < (head + 1) * grouped; h++) {
             for (let t = 0; t < queries[h].rows; t++) {
-              const q = applyRope(rowRange(queries[h], t, t + 1), 5 + distance, frequencies, ropeLayout);
-              const change = linear(q, turnedError).data[0] / Math.sqrt(headDim);
+              const q = applyRope(
+                rowRange(queries[h], t, t + 1),
+                5 + distance,
+                frequencies,
+                ropeLayout,
+                magnitudes,
+              );
+              const change = linear(q, turnedError).data[0] * 0.3;
               measured += change ** 2 / (queries[h].rows * distances.length);
             }
           }
         }
-        expect(form(error.data, metric)).toBeCloseTo(measured, 3);
+        expect(form(error.data, metric) / measured).toBeCloseTo(1, 4);
       }
     },
   );
@@ -167,8 +174,8 @@ describe('metric', () => {
     const moments = Array.from({ length: 4 }, (_, h) => randomCovariance(16, seed + h));
     const gain = Float32Array.from({ length: 16 }, (_, i) => 1 + i / 8);
     const rms = [2, 0.5];
-    const plain = keyMetric(moments, config);
-    const metrics = keyMetric(moments, config, { gain, rms });
+    const plain = keyMetric(moments, config, 0);
+    const metrics = keyMetric(moments, config, 0, { gain, rms });
     for (const [head, metric] of metrics.entries()) {
       const error = row(gaussianMatrix(1, 16, seed + 9), 0);
       const finished = error.map((value, i) => (value * gain[i]) / rms[head]);
@@ -213,6 +220,7 @@ describe('metric', () => {
     expect(distances[63]).toBe(2047);
     expect(distances[64]).toBe(1);
     expect(distances[127]).toBe(2047);
+    expect(Math.max(...metricDistances(99))).toBe(99);
   });
 });
 
@@ -220,8 +228,11 @@ describe('basis', () => {
   const cuts = fc.constantFrom([12], [6, 6], [4, 2, 6]);
 
   test.prop([cuts, seeds])('E D = I, and coded parts are uncorrelated with variance 1', (blocks, seed) => {
-    const metric = metricRoot([randomCovariance(5, seed), randomCovariance(7, seed + 1)]);
-    const residual = randomCovariance(12, seed + 2);
+    const metric = metricRoot(
+      [4, 2, 6].map((size, i) => randomCovariance(size, seed + i)),
+      blocks,
+    );
+    const residual = randomCovariance(12, seed + 3);
     const { encode, decode, importance } = layerBasis(metric, residual, blocks);
     expectClose(multiply(encode, decode).data, diagonal(new Float64Array(12).fill(1)).data, 1e-6);
     const coordinates = multiply(multiply(transposeDense(encode), residual), encode);
@@ -242,17 +253,30 @@ describe('basis', () => {
     const identity = diagonal(new Float64Array(12).fill(1));
     // Far above the floor of the metric, so that A^2 is the metric itself.
     const form1 = addScaled(metric[0], identity, 1);
-    const { decode, importance } = layerBasis(metricRoot([form1]), randomCovariance(12, seed + 1), [12]);
+    const { decode, importance } = layerBasis(
+      metricRoot([form1], [12]),
+      randomCovariance(12, seed + 1),
+      [12],
+    );
     const cost = multiply(multiply(decode, form1), transposeDense(decode));
     expectClose(cost.data, diagonal(importance).data, 1e-6 * importance[0]);
+  });
+
+  it('the floor of the metric is that of the part', () => {
+    const blocks = [diagonal([1000, 0]), diagonal([1, 0])];
+    const together = metricRoot(blocks, [4]).root.data;
+    const apart = metricRoot(blocks, [2, 2]).root.data;
+    const squares = (root: Float64Array) => [0, 1, 2, 3].map((k) => root[5 * k] ** 2);
+    expectClose(squares(together), [1000, 0.25025, 1, 0.25025], 1e-9);
+    expectClose(squares(apart), [1000, 0.5, 1, 0.0005], 1e-9);
   });
 
   it('a dead channel stays finite', () => {
     const residual = diagonal([4, 1, 0, 0]);
     const identity = diagonal([1, 1, 1, 1]);
-    const { encode, decode, importance } = layerBasis(metricRoot([identity]), residual, [4]);
+    const { encode, decode, importance } = layerBasis(metricRoot([identity], [4]), residual, [4]);
     for (const value of [...encode.data, ...decode.data]) expect(Number.isFinite(value)).toBe(true);
-    expectClose(importance, [4, 1, 4e-12, 4e-12], 1e-15);
+    expectClose(importance, [4, 1, 4e-6, 4e-6], 1e-12);
   });
 
   it('of X cannot be cut', () => {
@@ -331,7 +355,7 @@ describe('sensitivities', () => {
     const rows = gaussianMatrix(40, 8, seed);
     const metric = addScaled(randomCovariance(8, seed + 1), diagonal(new Float64Array(8).fill(1)), 1);
     const moments = momentsOf(toDense(rows), toDense(rows));
-    const basis = layerBasis(metricRoot([metric]), covariance(moments), [8]);
+    const basis = layerBasis(metricRoot([metric], [8]), covariance(moments), [8]);
     const probe = probeRows(rows, basis, moments.meanA);
     let measured = 0;
     for (let t = 0; t < rows.rows; t++) {
@@ -362,7 +386,7 @@ describe('allocation', () => {
     'spends no more than the average, and nearly all of it',
     (average, seed) => {
       const importance = Array.from({ length: 3 }, (_, layer) =>
-        Float64Array.from(row(gaussianMatrix(1, 64, seed + layer), 0), (value) => value ** 4 + 1e-6),
+        row(gaussianMatrix(1, 64, seed + layer), 0).map((value) => value ** 4 + 1e-6),
       );
       const distortion = { 0: 1, 1: 0.425, 2: 0.15, 3: 0.047, 4: 0.014, 8: 1e-4 };
       const bits = bitsForAverage(importance, average, config, distortion);

@@ -1,0 +1,261 @@
+/**
+ * `xquant calibrate`: learns from text how a model's layer inputs are best coded, and writes it to a file.
+ *
+ * @module
+ */
+
+import { createHash } from 'node:crypto';
+import { basename } from 'node:path';
+import type { Command } from 'commander';
+import { calibrateModel, type MetricWeights, type SetPlan } from '../analysis/calibrate/calibrate.js';
+import { CalibrationWindows, SINKS } from '../analysis/calibrate/windows.js';
+import type { CalibrationWorker } from '../analysis/calibrate/worker.js';
+import { type Calibration, type CalibrationText, carrierOf } from '../cache/calibration.js';
+import { FloatProducts } from '../engine/float-products.js';
+import type { KernelChoice } from '../engine/load-wasm.js';
+import { WasmModel, type WasmModelOptions } from '../engine/wasm-model.js';
+import { physicalCores } from '../engine/workers-node.js';
+import { writeCalibrationFile } from '../io/calibration-file.js';
+import { loadModelFile } from '../io/load-model.js';
+import type { ModelFile } from '../io/model-file.js';
+import { writeFileAtomically } from '../io/node-write.js';
+import type { ModelConfig } from '../model/config.js';
+import { PERPLEXITY_WINDOW } from '../perplexity.js';
+import { dequantizeWeights } from '../quant/weight-types.js';
+import { Tokenizer } from '../text/tokenizer.js';
+import { CalibrationStateFile } from './calibrate-state.js';
+import { CalibrationThread, planThreads } from './calibrate-threads.js';
+import { UsageError } from './errors.js';
+import { formatBytes } from './format.js';
+import {
+  addCommonOptions,
+  addEngineOptions,
+  addModelOption,
+  type CommonOptions,
+  collect,
+  parsePositive,
+} from './options.js';
+import { withProgress, withStatus } from './progress.js';
+import { assertWritable, readInputText, type Terminal, write } from './terminal.js';
+import { packageVersion } from './version.js';
+
+/** Windows of all texts together, unless told otherwise. */
+const DEFAULT_WINDOWS = 16;
+
+/** Windows on which sensitivities are measured, and their tokens. */
+const PROBE_WINDOWS = 2;
+const PROBE_TOKENS = 512;
+
+/** Bits an element that prediction is fitted for: where keys and values are stored, and where X is, which serves both. */
+const FITTED_BITS = { keysAndValues: 2.25, x: 0.85 } as const;
+
+interface CalibrateCommandOptions extends CommonOptions {
+  readonly model: string;
+  readonly text: readonly string[];
+  readonly windows: number;
+  readonly windowTokens?: number;
+  readonly out: string;
+  readonly threads?: number;
+  readonly kernel?: KernelChoice;
+  readonly memoryLimit?: number;
+}
+
+/** A text, cut into windows. */
+interface CutText {
+  readonly about: CalibrationText;
+  readonly windows: readonly (readonly number[])[];
+}
+
+/** Adds the command. */
+export function addCalibrateCommand(program: Command, terminal: Terminal): void {
+  const command = program
+    .command('calibrate')
+    .description('learn from text how a model is best coded, for the caches named "@calibrated"')
+    .requiredOption(
+      '--text <file>',
+      'UTF-8 text of a kind that the model will read; repeatable, the windows are shared equally',
+      collect,
+      [],
+    )
+    .option('--windows <count>', 'windows of all texts together', parsePositive, DEFAULT_WINDOWS)
+    .option(
+      '--window-tokens <count>',
+      `tokens of a window (default: ${PERPLEXITY_WINDOW}, or the context of the model if shorter)`,
+      parsePositive,
+    )
+    .requiredOption('-o, --out <file>', 'safetensors file to write');
+  addEngineOptions(addModelOption(command));
+  addCommonOptions(command, 'print one JSON object');
+  command.action((options: CalibrateCommandOptions) => runCalibrate(options, terminal));
+}
+
+async function runCalibrate(options: CalibrateCommandOptions, terminal: Terminal): Promise<void> {
+  const { out, json } = options;
+  await assertWritable(out);
+  const started = performance.now();
+  const texts = await Promise.all(options.text.map((path) => readInputText(path, terminal)));
+  const file = await withProgress(terminal, 'loading', (update) =>
+    loadModelFile(options.model, {
+      signal: terminal.signal,
+      onProgress: ({ loadedBytes, totalBytes }) => update(loadedBytes, totalBytes ?? loadedBytes),
+    }),
+  );
+  const cut = withStatus(terminal, 'tokenizing', () => cutTexts(texts, options, file));
+  const windows = interleave(cut.map((text) => text.windows));
+  const probeWindows = windows.slice(0, PROBE_WINDOWS).map((window) => window.slice(0, PROBE_TOKENS));
+  const sets = defaultSets(file.config);
+  const origin = {
+    model: file.name ?? basename(options.model),
+    texts: cut.map(({ about }) => about),
+    windows: windows.length,
+    windowTokens: windows[0].length,
+    sensitivityWindows: probeWindows.length,
+    madeBy: 'xquant calibrate',
+  };
+  const identity = { version: packageVersion(), fingerprint: file.fingerprint, origin, sets };
+  const state = await CalibrationStateFile.open(`${out}.partial`, identity);
+  if (state.size > 0) await write(terminal.stderr, `going on with ${out}.partial\n`);
+  const result = await withThreads(options, file, windows, terminal, (workers) =>
+    withProgress(
+      terminal,
+      'calibrating',
+      (onProgress) =>
+        calibrateModel({
+          config: file.config,
+          weights: metricWeights(file),
+          workers,
+          tokens: windows.length * windows[0].length,
+          probeWindows,
+          sets,
+          state,
+          onProgress,
+        }),
+      { lines: true },
+    ),
+  );
+  const calibration: Calibration = { origin, ...result };
+  const bytes = writeCalibrationFile(calibration, file.fingerprint);
+  await writeFileAtomically(out, bytes);
+  await state.remove();
+  const seconds = (performance.now() - started) / 1000;
+  const names = sets.map(({ name }) => name);
+  const report = {
+    file: out,
+    fingerprint: file.fingerprint,
+    ...origin,
+    sets: names,
+    bytes: bytes.length,
+    seconds,
+  };
+  const text = `${out}: ${names.join(', ')}; ${formatBytes(bytes.length)}, ${seconds.toFixed(1)} s\n`;
+  await write(terminal.stdout, json ? `${JSON.stringify(report)}\n` : text, terminal.signal);
+}
+
+/** Starts the threads, uses them, and ends them however that ends. */
+async function withThreads<T>(
+  { threads = physicalCores(), kernel, memoryLimit }: CalibrateCommandOptions,
+  { config, weights }: ModelFile,
+  windows: readonly (readonly number[])[],
+  { signal }: Terminal,
+  use: (workers: readonly CalibrationWorker[]) => Promise<T>,
+): Promise<T> {
+  const weightBytes = weights.layers.reduce((sum, layer) => sum + bytesOf(layer), bytesOf(weights));
+  const plan = planThreads(threads, weightBytes, windows.length);
+  const engine: WasmModelOptions = { threads: plan.engineThreads, kernel, memoryLimit };
+  if (plan.workers === 1) {
+    await using model = await WasmModel.load(config, weights, engine);
+    return await use([
+      new CalibrationWindows(model, await FloatProducts.create({ kernel }), windows, signal),
+    ]);
+  }
+  const share = (own: number) => windows.filter((_, i) => i % plan.workers === own);
+  const workers = Array.from(
+    { length: plan.workers },
+    (_, own) => new CalibrationThread({ config, weights, engine, windows: share(own) }),
+  );
+  const stop = () => Promise.all(workers.map((each) => each.stop()));
+  signal.addEventListener('abort', stop, { once: true });
+  try {
+    signal.throwIfAborted();
+    return await use(workers);
+  } finally {
+    signal.removeEventListener('abort', stop);
+    await stop();
+  }
+}
+
+/** Bytes of the matrices of a layer, or of a model outside its layers. */
+function bytesOf(weights: object): number {
+  return Object.values(weights).reduce((sum: number, each: unknown) => {
+    const { bytes } = (each ?? {}) as { bytes?: Uint8Array };
+    return sum + (bytes?.length ?? 0);
+  }, 0);
+}
+
+function metricWeights({ weights }: ModelFile): (layer: number) => MetricWeights {
+  return (layer) => {
+    const { wK, wV, wO, keyNorm } = weights.layers[layer];
+    return { wK: dequantizeWeights(wK), wV: dequantizeWeights(wV), wO: dequantizeWeights(wO), keyNorm };
+  };
+}
+
+/**
+ * The last windows of each text, so that the beginning is left for evaluation.
+ *
+ * @throws {UsageError} if a text is too short, or a window too long for the model
+ */
+function cutTexts(
+  texts: readonly string[],
+  { text: paths, windows, windowTokens }: CalibrateCommandOptions,
+  { config, tokenizer: source }: ModelFile,
+): CutText[] {
+  const context = config.maxPositionEmbeddings;
+  const size = windowTokens ?? Math.min(PERPLEXITY_WINDOW, context);
+  if (size > context || size <= SINKS) {
+    throw new UsageError(
+      `"--window-tokens" must be from ${SINKS + 1} to ${context}, the context of the model`,
+    );
+  }
+  if (windows < texts.length) throw new UsageError(`"--windows" must be at least one for each text`);
+  const tokenizer = new Tokenizer(source);
+  return texts.map((text, i) => {
+    const ids = tokenizer.encode(text, { parseSpecial: true });
+    const count = Math.floor(windows / texts.length) + (i < windows % texts.length ? 1 : 0);
+    const first = ids.length - count * size;
+    if (first < 0) {
+      const needed = `${count} windows of ${size} tokens need ${count * size}`;
+      throw new UsageError(
+        `${paths[i]} has ${ids.length} tokens, ${needed}: give more text or fewer windows`,
+      );
+    }
+    return {
+      about: { name: basename(paths[i]), sha256: sha256(text), tokens: ids.length },
+      windows: Array.from({ length: count }, (_, w) =>
+        Array.from(ids.slice(first + w * size, first + (w + 1) * size)),
+      ),
+    };
+  });
+}
+
+/** One of each in turn: the first few are of all texts. */
+function interleave<T>(lists: readonly (readonly T[])[]): T[] {
+  const longest = Math.max(...lists.map(({ length }) => length));
+  return Array.from({ length: longest }, (_, i) => lists.flatMap((list) => list.slice(i, i + 1))).flat();
+}
+
+/** What is made unless more is asked for. */
+function defaultSets(config: ModelConfig): SetPlan[] {
+  const carrier = carrierOf(config);
+  const bases = carrier === 'x' ? (['joint'] as const) : (['joint', 'tensor', 'head'] as const);
+  const bits = FITTED_BITS[carrier];
+  return [
+    ...bases.map((basis) => ({ name: basis, predict: 0, basis, bits: null }) as const),
+    ...([1, 2] as const).map(
+      (predict) => ({ name: `cl-p${predict}-b${bits}`, predict, basis: 'joint', bits }) as const,
+    ),
+  ];
+}
+
+function sha256(text: string): string {
+  return createHash('sha256').update(text).digest('hex');
+}
