@@ -11,6 +11,7 @@ import { ConfigError } from '../errors.js';
 import { readModelHeader } from '../io/load-model.js';
 import type { ModelHeader } from '../io/model-file.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
+import { printableName } from '../printable.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { formatBytes, formatCount, formatTable } from './format.js';
 import {
@@ -147,7 +148,7 @@ function asText(info: ReturnType<typeof describeModel>): string {
 
 function tensorTable({ tensors }: ModelHeader): string {
   const rows = tensors.map(({ name, type, shape, byteLength }) => [
-    name,
+    printableName(name),
     type,
     `[${shape.join(', ')}]`,
     formatBytes(byteLength),

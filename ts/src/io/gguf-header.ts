@@ -6,7 +6,7 @@
  *     tensors x [ name string | dimensions u32 | size u64 each, innermost first | type u32 | offset u64 ]
  *     padding to `general.alignment` | data; offsets count from here
  *
- * Our own reader rather than `@huggingface/gguf`: that one takes a URL or a path only (no `Blob`, no buffer),
+ * Our own reader rather than a library: `@huggingface/gguf` takes a URL or a path only (no `Blob`, no buffer),
  * and its buffer is zero-filled in steps of 2 MB, so that a truncated header parses "successfully" as empty
  * names and missing keys. Here every count and length is checked against the size of the file *before*
  * anything is allocated for it.

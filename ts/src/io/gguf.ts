@@ -5,6 +5,7 @@
  */
 
 import { FormatError, UnsupportedModelError } from '../errors.js';
+import { printableName } from '../printable.js';
 import { WEIGHT_TYPES } from '../quant/weight-types.js';
 import { checkTokenizerSource } from '../text/tokenizer.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
@@ -55,7 +56,7 @@ export async function openGguf(source: ByteSource, siblings?: Siblings): Promise
   }));
   return {
     header: {
-      name: metadata.textOf('general.name') || path,
+      name: printableName(metadata.textOf('general.name') || path),
       format: 'gguf',
       config,
       tokenizer,

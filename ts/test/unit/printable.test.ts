@@ -1,7 +1,9 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import { ConfigError, FormatError, UnsupportedModelError } from '../../src/errors.js';
+import { readModelHeader } from '../../src/io/load-model.js';
 import { describeValue, printableName, printableText } from '../../src/printable.js';
+import { tinyModelGguf } from '../helpers/gguf-writer.js';
 
 /** What steers a terminal or turns text around; line feed and tab do not. */
 const STEERS = /[\p{Cc}\p{Cs}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/u;
@@ -21,6 +23,15 @@ describe('names and text of others', () => {
   it('characters become their codes, and letters of all languages stay', () => {
     expect(printableName('a\u001b[2J\n\u202eb')).toBe('a\\u{1b}[2J\\u{a}\\u{202e}b');
     expect(printableText('é漢\u{1F600}\n\tx\u009b')).toBe('é漢\u{1F600}\n\tx\\u{9b}');
+  });
+
+  it('a model is called by a name that can be shown', async () => {
+    const model = tinyModelGguf({
+      edit: ({ metadata }) => {
+        metadata['general.name'] = 'x\u001b]0;title\u0007\u001b[2J';
+      },
+    });
+    expect((await readModelHeader(model)).name).toBe('x\\u{1b}]0;title\\u{7}\\u{1b}[2J');
   });
 
   it('errors of the package say names of files without control characters', () => {
