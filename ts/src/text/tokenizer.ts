@@ -94,7 +94,6 @@ export class Tokenizer {
    * @throws {UnsupportedModelError} names the kind of tokenizer or pre-tokenizer that is not supported
    */
   constructor(source: TokenizerSource) {
-    checkTokenizerSource(source);
     if (source.kind === 'none') throw new FormatError(source.path, 'tokenizer', 'the model has no tokenizer');
     const built = source.kind === 'gguf' ? buildGgufTokenizer(source) : { bosTokenId: undefined, ...source };
     const { path } = source;

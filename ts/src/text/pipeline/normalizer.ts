@@ -25,17 +25,33 @@ export const MAX_DEPTH = 20;
  */
 export function buildNormalizer(value: unknown, path: string): Normalizer {
   if (value === null || value === undefined) return (text) => text;
-  return build(Fields.of(value, path, 'normalizer'), 0);
+  const room: Room = { length: 0 };
+  const normalize = build(Fields.of(value, path, 'normalizer'), 0, room);
+  return (text) => {
+    room.length = GROWTH * text.length + FREE_LENGTH;
+    return normalize(text);
+  };
 }
 
-function build(part: Fields, depth: number): Normalizer {
+/** How long a text may become: 32 times as long as it was and a bit, far more than any language needs. */
+interface Room {
+  length: number;
+}
+const GROWTH = 32;
+const FREE_LENGTH = 100_000;
+
+function checkedLength(part: Fields, length: number, room: Room): void {
+  if (length > room.length) throw part.error('content', `makes a text over ${room.length} characters long`);
+}
+
+function build(part: Fields, depth: number, room: Room): Normalizer {
   const { type } = part;
   const form = FORMS.find((each) => each === type);
   if (form) return (text) => text.normalize(form);
   switch (type) {
     case 'Sequence': {
       if (depth >= MAX_DEPTH) throw part.error('normalizers', `sequences nest over ${MAX_DEPTH} deep`);
-      const steps = part.list('normalizers').map((each) => build(each, depth + 1));
+      const steps = part.list('normalizers').map((each) => build(each, depth + 1, room));
       return (text) => steps.reduce((changed, step) => step(changed), text);
     }
     case 'Lowercase':
@@ -56,16 +72,19 @@ function build(part: Fields, depth: number): Normalizer {
     case 'StripAccents':
       return (text) => text.replace(/\p{Mn}/gu, '');
     case 'Replace':
-      return replacement(part);
+      return replacement(part, room);
     case 'Prepend': {
       const prefix = part.string('prepend');
-      return (text) => (text === '' ? '' : prefix + text);
+      return (text) => {
+        checkedLength(part, text.length + prefix.length, room);
+        return text === '' ? '' : prefix + text;
+      };
     }
   }
   throw part.unsupported(`normalizer "${type}"`, SUPPORTED);
 }
 
-function replacement(part: Fields): Normalizer {
+function replacement(part: Fields, room: Room): Normalizer {
   const match = patternOf(part);
   const content = part.string('content');
   return (text) => {
@@ -73,6 +92,7 @@ function replacement(part: Fields): Normalizer {
     let at = 0;
     for (const { start, end } of match(text)) {
       changed += text.slice(at, start) + content;
+      checkedLength(part, changed.length, room);
       at = end;
     }
     return changed + text.slice(at);

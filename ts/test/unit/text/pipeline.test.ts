@@ -159,6 +159,16 @@ describe('a tokenizer.json of wrong types', () => {
     expect(() => tokenizer({ ...BASE, normalizer })).toThrow(/nest over 20 deep/);
   });
 
+  it('a normalizer that makes a text grow without end', () => {
+    const double = { type: 'Replace', pattern: { String: 'a' }, content: 'aaaaaaaa' };
+    const made = tokenizer({
+      ...BASE,
+      normalizer: { type: 'Sequence', normalizers: Array(40).fill(double) },
+    });
+    expect(made.encode('b')).toHaveLength(1);
+    expect(() => made.encode('a')).toThrow(/makes a text over 100032 characters long/);
+  });
+
   it.each([
     ['normalizer', { type: 'Precompiled', precompiled_charsmap: '' }],
     ['pre_tokenizer', { type: 'UnicodeScripts' }],
