@@ -27,11 +27,18 @@ const QWEN2 = LLAMA3.replace(String.raw`\p{N}{1,3}`, String.raw`\p{N}`);
 const UPPER = String.raw`\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}`;
 const LOWER = String.raw`\p{Ll}\p{Lm}\p{Lo}\p{M}`;
 const TEKKEN = String.raw`[^\r\n\p{L}\p{N}]?[${UPPER}]*[${LOWER}]+|[^\r\n\p{L}\p{N}]?[${UPPER}]+[${LOWER}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
+const GPT4O_END = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)?`;
+const GPT4O = String.raw`[^\r\n\p{L}\p{N}]?[${UPPER}]*[${LOWER}]+${GPT4O_END}|[^\r\n\p{L}\p{N}]?[${UPPER}]+[${LOWER}]*${GPT4O_END}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
+const DEEPSEEK3 = String.raw`[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_\x60{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
 const DIGIT = String.raw`\p{N}`;
 
 const gpt2: PreTokenizerRecipe = { patterns: [GPT2] };
 const llama3: PreTokenizerRecipe = { patterns: [LLAMA3], ignoreMerges: true, addBos: true };
 const qwen2: PreTokenizerRecipe = { patterns: [QWEN2], normalizer: 'NFC' };
+const gpt4o: PreTokenizerRecipe = { patterns: [GPT4O] };
+const deepseek3: PreTokenizerRecipe = {
+  patterns: [String.raw`\p{N}{1,3}`, '[一-龥\u3040-ゟ゠-ヿ]+', DEEPSEEK3],
+};
 const singleDigits: PreTokenizerRecipe = { patterns: [DIGIT, GPT2] };
 
 /** Recipes by `tokenizer.ggml.pre`. */
@@ -59,6 +66,12 @@ export const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizerRecipe>> = {
   'command-r': singleDigits,
   codeshell: singleDigits,
   exaone: singleDigits,
+  exaone4: gpt2,
+  'gpt-4o': gpt4o,
+  llama4: gpt4o,
+  'deepseek-v3': deepseek3,
+  'hunyuan-dense': deepseek3,
+  megrez: qwen2,
   tekken: { patterns: [TEKKEN], ignoreMerges: true, addBos: true },
   'deepseek-coder': {
     patterns: ['[\r\n]', String.raw`\s?\p{L}+`, String.raw`\s?\p{P}+`, '[一-龥ࠀ-一가-퟿]+', DIGIT],
