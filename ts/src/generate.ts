@@ -284,7 +284,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   ) {
     const { cache = DEFAULT_CACHE, stop = [], ignoreEos, logitBias, prefillChunk, maxTokens } = options;
     const { generatedBefore = 0, speculate = 'auto', stopTokenIds = [] } = options;
-    resolveSpeculate(speculate);
+    resolveSpeculate(speculate, model);
     this.prompt = promptIds(prompt, tokenizer, model.config);
     if (prefillChunk !== undefined) assertPositiveInteger(prefillChunk, 'prefillChunk');
     if (maxTokens !== undefined) assertIndex(maxTokens, Number.MAX_SAFE_INTEGER, 'maxTokens');
@@ -374,7 +374,11 @@ export class Generation implements AsyncIterable<GeneratedToken> {
       const prompted = await this.#runPrompt();
       this.#reusedTokens = prompted.reusedTokens;
       this.#prefillSeconds = prompted.seconds;
-      const guessing = { speculate, signal, onSpeculation };
+      const chooser = () => {
+        const sampler = this.#sampler.fork();
+        return (logits: Float32Array, ids: readonly number[]) => sampler.sample(logits, ids).id;
+      };
+      const guessing = { speculate, chooser, signal, onSpeculation };
       const lookahead = new Lookahead(this.#model, this.#sequence, prompted.logits, guessing);
       this.#lookahead = lookahead;
       let reason: StopReason | undefined = maxTokens === 0 ? 'maxTokens' : undefined;

@@ -102,6 +102,13 @@ export class Sampler {
     this.#random = new Random(this.#options.seed);
   }
 
+  /** A copy that goes on with the same random numbers, by itself. */
+  fork(): Sampler {
+    const copy = new Sampler(this.#options);
+    copy.#random.take(this.#random);
+    return copy;
+  }
+
   /**
    * Passes over the random numbers of tokens that were chosen before, by another sampler with the same seed.
    *
@@ -263,6 +270,11 @@ export class Random {
     if (high > 0) {
       for (const [i, word] of splitmix32(high).entries()) this.#state[i] ^= word;
     }
+  }
+
+  /** Goes on where another stands. */
+  take(other: Random): void {
+    this.#state.set(other.#state);
   }
 
   /** The next 32 bits. */

@@ -18,11 +18,17 @@ import type { ForwardOptions, LanguageModel } from './model/language-model.js';
 import { stepwiseRoom } from './model/tokens.js';
 import { type Matrix, row } from './numerics/matrix.js';
 
-/** Where guesses come from: `ngram` continues the newest tokens as they went on before (prompt lookup). */
-export type DraftSource = 'ngram';
+/**
+ * Where guesses come from:
+ *
+ * - `ngram` continues the newest tokens as they went on before (prompt lookup);
+ * - `window` runs the model itself, attending only to the first tokens, the newest blocks and what is in none, whose
+ *   keys and values need not be rebuilt. Engine only. Where n-grams match, they come first.
+ */
+export type DraftSource = 'ngram' | 'window';
 
 /** The choices of {@link DraftSource}. */
-export const DRAFT_SOURCES: readonly DraftSource[] = ['ngram'];
+export const DRAFT_SOURCES: readonly DraftSource[] = ['ngram', 'window'];
 
 /** How to guess. */
 export interface DraftOptions {
@@ -31,7 +37,7 @@ export interface DraftOptions {
   readonly maxTokens?: number;
 }
 
-/** `auto` guesses as long as it measures a gain; `off` never does; a source guesses always. */
+/** `auto` guesses from both sources as long as it measures a gain; `off` never does; a source guesses always. */
 export type Speculate = 'auto' | 'off' | DraftOptions;
 
 /** What guessing has done. */
@@ -53,18 +59,24 @@ export const MAX_DRAFT = 15;
 export const DEFAULT_DRAFT = 8;
 
 /**
- * Requires a choice that exists.
+ * Requires a choice that exists and that the model can make.
  *
  * @returns what it means
  * @throws {ConfigError | RangeError} names what does not
  */
-export function resolveSpeculate(speculate: Speculate): Required<DraftOptions> & { readonly auto: boolean } {
-  const wanted: DraftOptions = typeof speculate === 'string' ? { draft: 'ngram' } : speculate;
+export function resolveSpeculate(
+  speculate: Speculate,
+  { backend }: Pick<LanguageModel, 'backend'>,
+): Required<DraftOptions> & { readonly auto: boolean } {
+  const wanted: DraftOptions = typeof speculate === 'string' ? { draft: 'window' } : speculate;
   if (typeof speculate === 'string' && speculate !== 'auto' && speculate !== 'off') {
     throw new ConfigError('speculate', speculate, 'auto, off, or an object with "draft"');
   }
   const { draft, maxTokens = DEFAULT_DRAFT } = wanted ?? {};
   if (!DRAFT_SOURCES.includes(draft)) throw new ConfigError('draft', draft, DRAFT_SOURCES.join(' or '));
+  if (typeof speculate === 'object' && draft === 'window' && backend === 'reference') {
+    throw new ConfigError('draft', draft, 'ngram on the reference backend');
+  }
   assertPositiveInteger(maxTokens, 'maxTokens of speculate');
   if (maxTokens > MAX_DRAFT)
     throw new ConfigError('maxTokens of speculate', maxTokens, `at most ${MAX_DRAFT}`);
@@ -88,7 +100,7 @@ export function parseSpeculate(text: string): Speculate {
     );
   }
   const options = count === undefined ? { draft: known } : { draft: known, maxTokens: Number(count) };
-  resolveSpeculate(options);
+  resolveSpeculate(options, { backend: 'wasm' });
   return options;
 }
 
@@ -131,6 +143,9 @@ const LONGEST_PAUSE = 1024;
 /** Passes measured before `auto` judges. */
 const TRIALS = 3;
 
+/** Blocks of text from which on `auto` lets the model guess with a short sight. */
+const WINDOW_BLOCKS = 5;
+
 /** Weight of the newest of the measured passes. */
 const NEWEST = 1 / 8;
 
@@ -156,7 +171,7 @@ export class DraftPolicy {
   constructor(most: number, auto: boolean) {
     this.#most = most;
     this.#auto = auto;
-    this.#length = Math.min(4, most);
+    this.#length = Math.min(auto ? 2 : 4, most);
   }
 
   /** Guesses wanted for the next pass. */
@@ -167,7 +182,10 @@ export class DraftPolicy {
 
   /** Notes a pass of one row. */
   noteSingle(seconds: number): void {
-    this.#single = average(this.#single, seconds, this.#singles++);
+    // the first passes after a prompt are slower than those that follow
+    if (this.#singles < TRIALS) this.#single = Math.min(this.#single || seconds, seconds);
+    else this.#single = average(this.#single, seconds, this.#singles);
+    this.#singles++;
     if (this.#waiting > 0) this.#waiting--;
   }
 
@@ -195,6 +213,8 @@ function average(sofar: number, value: number, count: number): number {
 /** What {@link Lookahead} needs to know of a generation. */
 export interface LookaheadOptions {
   readonly speculate: Speculate;
+  /** Starts choosing tokens as the generation would choose its next ones, without changing them. */
+  readonly chooser: () => (logits: Float32Array, history: readonly number[]) => number;
   readonly signal?: AbortSignal;
   /** Called after every pass that checked guesses. */
   readonly onSpeculation?: (counts: SpeculationCounts) => void;
@@ -207,18 +227,25 @@ export interface RunningSequence {
   dropNewest(count: number): void;
 }
 
+/** Guesses, and where they come from. */
+interface Draft {
+  readonly ids: readonly number[];
+  readonly source: DraftSource;
+}
+
 /** The logits of a sequence, position by position; runs passes ahead of what is asked for. */
 export class Lookahead {
   readonly #model: LanguageModel;
   readonly #sequence: RunningSequence;
   readonly #options: LookaheadOptions;
-  readonly #policy: DraftPolicy | undefined;
+  /** Of each source that is used. */
+  readonly #policies = new Map<DraftSource, DraftPolicy>();
   /** Of the position after the token that the last pass began with, and after each guess. */
   #logits: Matrix;
   /** Which of them are those of the next token. */
   #row = 0;
   /** Guesses that the cache holds; the first `#row` were right, and the others are not judged yet. */
-  #draft: readonly number[] = [];
+  #draft: Draft | undefined;
   #seconds = 0;
   #counts = { passes: 0, verified: 0, drafted: 0, accepted: 0 };
 
@@ -228,10 +255,13 @@ export class Lookahead {
     this.#sequence = sequence;
     this.#logits = logits;
     this.#options = options;
-    const { auto, maxTokens } = resolveSpeculate(options.speculate);
+    const { auto, draft, maxTokens } = resolveSpeculate(options.speculate, model);
     // The reference runs rows one by one: a guess that is wrong costs a whole pass.
-    const off = options.speculate === 'off' || (auto && model.backend === 'reference');
-    if (!off) this.#policy = new DraftPolicy(maxTokens, auto);
+    if (options.speculate === 'off' || (auto && model.backend === 'reference')) return;
+    for (const source of DRAFT_SOURCES) {
+      if (source === 'ngram' || source === draft)
+        this.#policies.set(source, new DraftPolicy(maxTokens, auto));
+    }
   }
 
   /** Logits of the next token, [vocabSize]. */
@@ -252,33 +282,34 @@ export class Lookahead {
    * @throws what the model throws
    */
   async advance(id: number, history: readonly number[], wanted: number): Promise<void> {
-    if (this.#draft[this.#row] === id) {
+    if (this.#draft?.ids[this.#row] === id) {
       this.#row++;
       return;
     }
     this.settle();
     const { signal } = this.#options;
     const started = performance.now();
-    const draft = this.#guess(history, wanted);
-    if (draft.length === 0) {
-      const logits = await this.#sequence.run(this.#model, [id], { signal });
-      this.#take(logits, []);
-      this.#policy?.noteSingle((performance.now() - started) / 1000);
+    const draft = await this.#guess(id, history, wanted);
+    if (!draft) {
+      this.#take(await this.#sequence.run(this.#model, [id], { signal }), undefined);
+      const seconds = (performance.now() - started) / 1000;
+      for (const policy of this.#policies.values()) policy.noteSingle(seconds);
       return;
     }
     const pass = { signal, mode: 'stepwise', logits: 'all' } as const;
-    this.#take(await this.#sequence.run(this.#model, [id, ...draft], pass), draft);
+    this.#take(await this.#sequence.run(this.#model, [id, ...draft.ids], pass), draft);
     this.#seconds = (performance.now() - started) / 1000;
   }
 
   /** Takes back the guesses in the cache that have not turned out right. The logits stay. */
   settle(): void {
-    const drafted = this.#draft.length;
-    if (drafted === 0) return;
+    if (!this.#draft) return;
+    const { ids, source } = this.#draft;
+    const drafted = ids.length;
     const accepted = this.#row;
-    this.#draft = [];
+    this.#draft = undefined;
     if (accepted < drafted) this.#sequence.dropNewest(drafted - accepted);
-    this.#policy?.noteDraft(drafted, accepted, this.#seconds);
+    this.#policies.get(source)?.noteDraft(drafted, accepted, this.#seconds);
     const { passes, ...counts } = this.#counts;
     this.#counts = {
       passes: passes + 1,
@@ -289,20 +320,51 @@ export class Lookahead {
     this.#options.onSpeculation?.(this.counts);
   }
 
-  #take(logits: Matrix, draft: readonly number[]): void {
-    if (logits.rows !== draft.length + 1) {
-      throw new ShapeError('forward', 'logits', [draft.length + 1], [logits.rows]);
-    }
+  #take(logits: Matrix, draft: Draft | undefined): void {
+    const rows = 1 + (draft?.ids.length ?? 0);
+    if (logits.rows !== rows) throw new ShapeError('forward', 'logits', [rows], [logits.rows]);
     this.#logits = logits;
     this.#row = 0;
     this.#draft = draft;
   }
 
-  #guess(history: readonly number[], wanted: number): readonly number[] {
-    const length = this.#policy?.length ?? 0;
+  async #guess(id: number, history: readonly number[], wanted: number): Promise<Draft | undefined> {
     const { cache } = this.#sequence;
     const context = this.#model.config.maxPositionEmbeddings - cache.length;
-    const count = Math.min(length, wanted - 1, stepwiseRoom(cache) - 1, context - 1);
-    return count > 0 ? ngramDraft(history, count) : [];
+    const room = Math.min(wanted - 1, stepwiseRoom(cache) - 1, context - 1);
+    for (const [source, policy] of this.#policies) {
+      const count = Math.min(policy.length, room);
+      if (count < 1 || !this.#mayPay(source)) continue;
+      const ids =
+        source === 'ngram' ? ngramDraft(history, count) : await this.#windowDraft(id, history, count);
+      if (ids.length > 0) return { ids, source };
+    }
+    return undefined;
+  }
+
+  /** Whether a source is worth trying: a short sight saves nothing where nothing is rebuilt, or little is out of it. */
+  #mayPay(source: DraftSource): boolean {
+    const { length, options } = this.#sequence.cache;
+    if (source !== 'window' || this.#options.speculate !== 'auto') return true;
+    return options.variant !== 'kv' && length >= WINDOW_BLOCKS * options.residualWindow;
+  }
+
+  /** Runs the model over its own guesses, with a short sight, and takes them all back. */
+  async #windowDraft(id: number, history: readonly number[], count: number): Promise<number[]> {
+    const choose = this.#options.chooser();
+    const { length } = this.#sequence.cache;
+    const ids: number[] = [];
+    const pass = { signal: this.#options.signal, attention: 'recent' } as const;
+    try {
+      while (ids.length < count) {
+        const logits = await this.#sequence.run(this.#model, [ids.at(-1) ?? id], pass);
+        const next = row(logits, 0);
+        if (!next.every(Number.isFinite)) break; // what is kept in f16 for guesses may not fit
+        ids.push(choose(next, [...history, ...ids]));
+      }
+    } finally {
+      this.#sequence.dropNewest(this.#sequence.cache.length - length);
+    }
+    return ids;
   }
 }

@@ -12,7 +12,7 @@ import type { KernelChoice, WasmBuild } from '../engine/load-wasm.js';
 import type { KeyWeights } from '../engine/small-product.js';
 import type { ModelFile } from '../io/model-file.js';
 import type { LoadProgress } from '../io/progress.js';
-import type { AttentionMode } from '../model/language-model.js';
+import type { ForwardOptions } from '../model/language-model.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { PortableError } from './errors.js';
 
@@ -38,6 +38,9 @@ export interface CacheReport {
   readonly bytes: CacheBytes;
 }
 
+/** Options of a pass that can be sent. */
+type PassOptions = Required<Pick<ForwardOptions, 'logits' | 'mode' | 'attention'>>;
+
 /** Requests by name: what is asked, and what is answered. */
 export interface Requests {
   load: [
@@ -48,12 +51,9 @@ export interface Requests {
   clone: [{ cache: number; copy: number }, CacheReport];
   trim: [{ cache: number; length: number }, CacheReport];
   free: [{ cache: number }, undefined];
-  forward: [
-    { cache: number; tokens: number[]; logits: 'last' | 'all'; mode: AttentionMode },
-    CacheReport & { logits: Matrix },
-  ];
+  forward: [{ cache: number; tokens: number[] } & PassOptions, CacheReport & { logits: Matrix }];
   forwardBatch: [
-    { caches: number[]; tokens: number[][]; logits: 'last' | 'all'; mode: AttentionMode },
+    { caches: number[]; tokens: number[][] } & PassOptions,
     { reports: CacheReport[]; logits: Matrix },
   ];
   save: [

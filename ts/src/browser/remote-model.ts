@@ -203,7 +203,7 @@ export class RemoteModel implements LanguageModel {
 
   async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {
     assertForwardOptions(options);
-    const { logits = 'last', mode = 'generation', signal, onTensor } = options;
+    const { logits = 'last', mode = 'generation', attention = 'all', signal, onTensor } = options;
     if (onTensor) {
       throw new ConfigError(
         'onTensor',
@@ -212,7 +212,7 @@ export class RemoteModel implements LanguageModel {
       );
     }
     const own = this.#own(cache);
-    const body = { cache: own.id, tokens: assertTokens(tokens, own, this.config), logits, mode };
+    const body = { cache: own.id, tokens: assertTokens(tokens, own, this.config), logits, mode, attention };
     const answer = await own.ordered(() => this.#connection.request('forward', body, { signal }));
     own.note(answer);
     return answer.logits;
@@ -224,12 +224,12 @@ export class RemoteModel implements LanguageModel {
     options: BatchOptions = {},
   ): Promise<Matrix> {
     assertForwardOptions(options);
-    const { logits = 'last', mode = 'generation', signal } = options;
+    const { logits = 'last', mode = 'generation', attention = 'all', signal } = options;
     assertBatch(tokens, caches);
     const own = caches.map((cache) => this.#own(cache));
     const lists = own.map((cache, i) => assertTokens(tokens[i], cache, this.config));
     for (const cache of own) await cache.ordered(async () => undefined); // what was asked before has worked
-    const body = { caches: own.map(({ id }) => id), tokens: lists, logits, mode };
+    const body = { caches: own.map(({ id }) => id), tokens: lists, logits, mode, attention };
     const answer = await this.#connection.request('forwardBatch', body, { signal });
     for (const [i, cache] of own.entries()) cache.note(answer.reports[i]);
     return answer.logits;

@@ -97,14 +97,14 @@ class Engine {
       this.#caches.delete(cache);
       return undefined;
     },
-    forward: async ({ cache, tokens, logits, mode }, _id, signal) => {
+    forward: async ({ cache, tokens, ...options }, _id, signal) => {
       const own = this.#cache(cache);
-      const result = await this.#loaded().forward(tokens, own, { logits, mode, signal });
+      const result = await this.#loaded().forward(tokens, own, { ...options, signal });
       return { ...report(own), logits: result };
     },
-    forwardBatch: async ({ caches, tokens, logits, mode }, _id, signal) => {
+    forwardBatch: async ({ caches, tokens, ...options }, _id, signal) => {
       const own = caches.map((cache) => this.#cache(cache));
-      const result = await this.#loaded().forwardBatch(tokens, own, { logits, mode, signal });
+      const result = await this.#loaded().forwardBatch(tokens, own, { ...options, signal });
       return { reports: own.map(report), logits: result };
     },
     save: ({ cache, tokens, pending, generated }) =>

@@ -198,7 +198,8 @@ export function addSamplingOptions(command: Command): Command {
       new Option(
         '--speculate <how>',
         'guess tokens and check them in one pass, which gives the same text: auto (while it is measured to be faster), ' +
-          'off, or ngram[:COUNT] (from what the text repeats, at most COUNT at once)',
+          'off, ngram[:COUNT] (from what the text repeats, at most COUNT at once) or window[:COUNT] (also by the model ' +
+          'itself from what is near)',
       )
         .default('auto')
         .argParser((text) => usage(() => parseSpeculate(text))),

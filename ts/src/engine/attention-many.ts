@@ -5,11 +5,12 @@
  * @module
  */
 
+import { recordAverages } from './averages.js';
 import type { BlockRun } from './block-runs.js';
-import { isBehindWindow, recordAttendBlock, recordAttendFinish } from './calls.js';
+import { isBehindWindow, recordAttendBlock } from './calls.js';
 import { type OpenRows, recordAttendOpen } from './exact-window.js';
 import type { Pointer } from './kernels.js';
-import { type LayerStep, type PassContext, positionsFrom, queriesOf, softmaxOf } from './pass-context.js';
+import { type LayerStep, type PassContext, positionsFrom, queriesOf } from './pass-context.js';
 
 /** Blocks rematerialized before rows attend to them. */
 const BATCH = 8;
@@ -32,7 +33,7 @@ export async function recordAttendMany(
   runs: readonly BlockRun[],
   open: readonly OpenRows[],
 ): Promise<void> {
-  const { team, sequences, model } = context;
+  const { team, sequences } = context;
   if (runs.length > 0) {
     const slots = reserveSlots(context, step);
     for (const run of runs) {
@@ -49,13 +50,7 @@ export async function recordAttendMany(
     });
   }
   team.barrier();
-  const { numAttentionHeads: heads } = model.config;
-  for (let row = 0; row < context.rows; row += TASK_ROWS) {
-    const count = Math.min(TASK_ROWS, context.rows - row);
-    team.task();
-    recordAttendFinish(team, softmaxOf(context, row), count * heads);
-    for (let r = row; r < row + count; r++) recordValueBias(context, step, r);
-  }
+  recordAverages(context, step);
 }
 
 /** Visits rows and KV heads, a task for each part. */
@@ -110,16 +105,4 @@ function recordBatch(context: PassContext, step: LayerStep, run: BlockRun, slots
     }
   });
   team.barrier();
-}
-
-/** Averaging commutes with adding a bias, so values that lack it get it at the end. */
-function recordValueBias(context: PassContext, { plan, weights }: LayerStep, row: number): void {
-  const { bV } = weights;
-  if (!bV || plan.direct) return;
-  const { numAttentionHeads, numKeyValueHeads, headDim } = context.model.config;
-  const grouped = numAttentionHeads / numKeyValueHeads;
-  for (let g = 0; g < numKeyValueHeads; g++) {
-    const { acc } = softmaxOf(context, row, g * grouped);
-    context.team.call('addBias', acc, bV + g * headDim * 4, grouped, headDim);
-  }
 }

@@ -3,13 +3,14 @@
  * (docs/numerics.md), and averages at the end.
  *
  * Few rows average latents and project once (attention-few.ts). Many rows share a block's rematerialized keys and
- * values (attention-many.ts). Blocks that all sequences of a batch share are read once.
+ * values (attention-many.ts). Guesses attend to what is kept of a few blocks (attention-recent.ts). Blocks that all sequences of a batch share are read once.
  *
  * @module
  */
 
 import { recordAttendFew } from './attention-few.js';
 import { recordAttendMany } from './attention-many.js';
+import { recordAttendRecent } from './attention-recent.js';
 import { blockRuns } from './block-runs.js';
 import type { OpenRows } from './exact-window.js';
 import { type LayerStep, type PassContext, sightOf } from './pass-context.js';
@@ -23,6 +24,10 @@ export async function recordAttention(
   step: LayerStep,
   open: readonly OpenRows[],
 ): Promise<void> {
+  if (context.options.attention === 'recent') {
+    recordAttendRecent(context, step, open);
+    return;
+  }
   const blocks = step.caches.map(({ store }, i) =>
     sightOf(context, context.sequences[i]) === 'stored' ? store.blocks : step.before[i].blocks,
   );

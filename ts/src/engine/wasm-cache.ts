@@ -24,6 +24,7 @@ import { type Matrix, matrix } from '../numerics/matrix.js';
 import { BlockStore, placeTensors, type TensorPlace } from './block-store.js';
 import type { LinearMemory } from './memory.js';
 import type { BlockContext, LayerPlan, PassRows } from './plans/plan.js';
+import { RecentBlocks } from './recent-blocks.js';
 import type { Recorder } from './team.js';
 import type { ThreadScratch } from './thread-scratch.js';
 
@@ -76,6 +77,7 @@ class CacheResources {
   readonly windows: (ExactWindow | undefined)[] = [];
   /** By block; blocks that no pass has visited have none. */
   readonly accumulators: (AccumulatorEntry | undefined)[] = [];
+  readonly recent: RecentBlocks;
   readonly host: CacheHost;
   /** Not by way of the host, which may be gone when this is freed. */
   readonly #memory: LinearMemory;
@@ -87,6 +89,7 @@ class CacheResources {
     this.#memory = host.memory;
     this.#plan = plan;
     this.stores = stores;
+    this.recent = new RecentBlocks(host.memory, plan.layers[0].kvDim, plan.layers.length);
     host.retain(plan);
   }
 
@@ -108,6 +111,7 @@ class CacheResources {
       this.#memory.free(window.values);
     }
     this.truncateAccumulators(0);
+    this.recent.dispose();
     this.host.release(this.#plan);
   }
 }
@@ -195,6 +199,7 @@ export class WasmCache implements ModelCache {
       const rows = this.options.residualWindow - sinksOf(this.options, index);
       total.scratch += accumulatorBytes(this.options.accumulator, rows, this.#accumulatorColumns);
     }
+    total.scratch += this.recent.bytes;
     return total;
   }
 
@@ -207,8 +212,18 @@ export class WasmCache implements ModelCache {
     return (
       stores.reduce((sum, store) => sum + store.allocatedBytes, 0) +
       windows.filter((each) => each !== undefined).length * window +
-      accumulators.filter((each) => each !== undefined).length * this.#accumulatorBytes
+      accumulators.filter((each) => each !== undefined).length * this.#accumulatorBytes +
+      this.recent.bytes
     );
+  }
+
+  /**
+   * What guesses attend to of sealed blocks.
+   *
+   * @internal
+   */
+  get recent(): RecentBlocks {
+    return this.#resources.recent;
   }
 
   /** Gives the memory back; the cache cannot be used afterwards. */
@@ -409,6 +424,7 @@ export class WasmLayerCache implements LayerCache {
     this.store.trim(length);
     if (this.store.blocks !== blocks) this.#exactBlock = -1;
     this.#exactTokens = Math.min(this.#exactTokens, this.store.windowTokens);
+    this.#cache.recent.truncate(this.plan.layer, this.store.blocks);
     if (this.plan.accumulates) this.#cache.resetAccumulators(this.store.blocks, false);
   }
 
@@ -426,6 +442,7 @@ export class WasmLayerCache implements LayerCache {
     this.#cache.assertUsable();
     this.store.restore(state);
     this.#exactBlock = -1;
+    this.#cache.recent.truncate(this.plan.layer, 0);
     this.#cache.resetAccumulators(this.store.blocks, true);
   }
 
@@ -433,6 +450,7 @@ export class WasmLayerCache implements LayerCache {
   rollback(): void {
     this.store.rollback();
     this.#exactBlock = -1;
+    this.#cache.recent.truncate(this.plan.layer, 0); // some may never have been filled
   }
 
   /**

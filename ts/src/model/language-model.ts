@@ -55,6 +55,12 @@ export interface ForwardOptions {
   readonly logits?: 'last' | 'all';
   /** Default `'generation'`. */
   readonly mode?: AttentionMode;
+  /**
+   * What the pass attends to: `all`, or only the `recent`: the first four tokens, the newest three sealed blocks and
+   * what is in none. The logits are then guesses, and so are the tokens in the cache, which should be trimmed away
+   * again. Much faster in long texts with caches that rebuild keys and values; the reference refuses it. Default `'all'`.
+   */
+  readonly attention?: 'all' | 'recent';
   /** Called for every tensor of every layer, in order. Not in mode `stepwise`. */
   readonly onTensor?: (tap: TensorTap) => void;
   /** Stops between layers; the cache is trimmed back to what it held before. */

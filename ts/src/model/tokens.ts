@@ -140,7 +140,13 @@ export function assertForwardOptions(options: ForwardOptions): void {
   if (typeof options !== 'object' || options === null) {
     throw new ConfigError('options', options, 'an object');
   }
-  const { logits = 'last', mode = 'generation', onTensor, signal } = options;
+  const { logits = 'last', mode = 'generation', attention = 'all', onTensor, signal } = options;
+  if (attention !== 'all' && attention !== 'recent') {
+    throw new ConfigError('attention', attention, 'all or recent');
+  }
+  if (attention === 'recent' && mode === 'teacherForced') {
+    throw new ConfigError('attention', attention, 'all in mode teacherForced');
+  }
   if (logits !== 'last' && logits !== 'all') throw new ConfigError('logits', logits, 'last or all');
   if (!ATTENTION_MODES.includes(mode)) throw new ConfigError('mode', mode, ATTENTION_MODES.join(', '));
   if (onTensor !== undefined && typeof onTensor !== 'function') {

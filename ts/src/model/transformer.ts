@@ -21,7 +21,7 @@ import type {
   LayerInput,
   ModelCache,
 } from '../cache/types.js';
-import { CacheStateError, DisposedError } from '../errors.js';
+import { CacheStateError, ConfigError, DisposedError } from '../errors.js';
 import { add, concatRows, linear, type Matrix, matrix, row, rowRange, scale } from '../numerics/matrix.js';
 import { causalAttention } from './attention.js';
 import { assertModelConfig, derivedSizes, type ModelConfig, slidingWindow } from './config.js';
@@ -67,6 +67,9 @@ export class ReferenceModel implements LanguageModel {
     const weights = this.#weights;
     if (!weights) throw new DisposedError('model');
     assertForwardOptions(options);
+    if (options.attention === 'recent') {
+      throw new ConfigError('attention', 'recent', 'all on the reference backend');
+    }
     assertReferenceCache(cache);
     const ids = assertTokens(tokens, cache, this.config);
     assertMode(ids.length, cache, options);

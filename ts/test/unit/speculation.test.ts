@@ -58,9 +58,10 @@ async function outcome(model: LanguageModel, options: GenerateOptions, leave = I
   return { tokens, text, stopReason, held: [...sequence.tokens], pending, state, counts: speculation };
 }
 
+/** @param options with `speculate` as an object */
 async function expectAsWithout(model: LanguageModel, options: GenerateOptions, leave?: number) {
   const { counts: none, ...without } = await outcome(model, { ...options, speculate: 'off' }, leave);
-  const { counts, ...guessed } = await outcome(model, { ...options, speculate: NGRAM }, leave);
+  const { counts, ...guessed } = await outcome(model, { speculate: NGRAM, ...options }, leave);
   expect(none.passes).toBe(0);
   expectSame(guessed, without);
   return counts;
@@ -101,6 +102,15 @@ describe('the text', async () => {
         expect(counts.accepted).toBeGreaterThan(0);
         expect(counts.accepted).toBeLessThan(counts.drafted);
       }
+    });
+
+    it('guessed by the model with a short sight', async () => {
+      const speculate: Speculate = { draft: 'window', maxTokens: 5 };
+      for (const sampling of [{}, { temperature: 1.5, seed: 3 }]) {
+        const counts = await expectAsWithout(model, { cache, maxTokens: 90, speculate, ...sampling });
+        expect(counts.accepted).toBeGreaterThan(counts.drafted / 10); // chance: one in 257
+      }
+      for (const leave of [1, 12, 25]) await expectAsWithout(model, { cache, speculate }, leave);
     });
 
     it('left in the middle: cache and pending ids are as without guesses', async () => {
@@ -245,8 +255,15 @@ describe('the policy', () => {
 
 describe('what is asked for', () => {
   it('must exist', () => {
-    expect(resolveSpeculate('auto')).toEqual({ draft: 'ngram', maxTokens: 8, auto: true });
-    expect(resolveSpeculate({ draft: 'ngram', maxTokens: 3 })).toMatchObject({ maxTokens: 3, auto: false });
+    const engine = { backend: 'wasm' };
+    expect(resolveSpeculate('auto', engine)).toEqual({ draft: 'window', maxTokens: 8, auto: true });
+    expect(resolveSpeculate({ draft: 'ngram', maxTokens: 3 }, engine)).toMatchObject({
+      maxTokens: 3,
+      auto: false,
+    });
+    expect(() => resolveSpeculate({ draft: 'window' }, { backend: 'reference' })).toThrow(
+      /reference backend/,
+    );
     for (const wrong of [
       'on',
       '',
@@ -256,9 +273,9 @@ describe('what is asked for', () => {
       {},
       { draft: 'ngram', maxTokens: MAX_DRAFT + 1 },
     ]) {
-      expect(() => resolveSpeculate(wrong as Speculate), JSON.stringify(wrong)).toThrow(ConfigError);
+      expect(() => resolveSpeculate(wrong as Speculate, engine), JSON.stringify(wrong)).toThrow(ConfigError);
     }
-    expect(() => resolveSpeculate({ draft: 'ngram', maxTokens: 0 })).toThrow(/maxTokens/);
+    expect(() => resolveSpeculate({ draft: 'ngram', maxTokens: 0 }, engine)).toThrow(/maxTokens/);
     const asked = { speculate: 'fast' as Speculate };
     expect(() => generate(tinyModel(), tokenizer, 'a', asked)).toThrow(/"speculate"/);
   });

@@ -110,7 +110,7 @@ describe('generate', () => {
     ];
     const [off] = await json(args(...more, '--speculate', 'off'));
     expect(off.speculation).toEqual({ passes: 0, verified: 0, drafted: 0, accepted: 0 });
-    for (const how of ['auto', 'ngram', 'ngram:3']) {
+    for (const how of ['auto', 'ngram', 'ngram:3', 'window:5']) {
       const [{ tokens, speculation, cacheBytes }] = await json(args(...more, '--speculate', how));
       expect({ tokens, cacheBytes }).toEqual({ tokens: off.tokens, cacheBytes: off.cacheBytes });
       if (how === 'auto') continue;
