@@ -19,7 +19,7 @@ import { writeCalibrationFile } from '../io/calibration-file.js';
 import { loadModelFile } from '../io/load-model.js';
 import type { ModelFile } from '../io/model-file.js';
 import { writeFileAtomically } from '../io/node-write.js';
-import type { ModelConfig } from '../model/config.js';
+import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { PERPLEXITY_WINDOW } from '../perplexity.js';
 import { dequantizeWeights } from '../quant/weight-types.js';
 import { Tokenizer } from '../text/tokenizer.js';
@@ -245,7 +245,8 @@ function interleave<T>(lists: readonly (readonly T[])[]): T[] {
 
 /** What is made unless more is asked for. */
 function defaultSets(config: ModelConfig): SetPlan[] {
-  const carrier = carrierOf(config);
+  const sizes = { ...config, ...derivedSizes(config) };
+  const carrier = carrierOf(sizes);
   const bases = carrier === 'x' ? (['joint'] as const) : (['joint', 'tensor', 'head'] as const);
   const bits = FITTED_BITS[carrier];
   return [

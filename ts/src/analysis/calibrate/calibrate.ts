@@ -173,7 +173,8 @@ class Calibrator {
   }
 
   #storesX(): boolean {
-    return carrierOf(this.#config) === 'x';
+    const sizes = { ...this.#config, ...derivedSizes(this.#config) };
+    return carrierOf(sizes) === 'x';
   }
 
   /** Keys and values of a layer: moments, mean, and metric of each. */

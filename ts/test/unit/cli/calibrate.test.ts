@@ -4,10 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { allocateChannels, type Calibration } from '../../../src/cache/calibration.js';
+import type { Calibration } from '../../../src/cache/calibration.js';
 import { readCalibrationFile } from '../../../src/io/calibration-file.js';
 import { loadModelFile } from '../../../src/io/load-model.js';
+import { derivedSizes } from '../../../src/model/config.js';
 import { decodeFloat16 } from '../../../src/numerics/float16.js';
+import { allocateBits } from '../../../src/quant/allocate-bits.js';
 import { generator, tinyModelGguf } from '../../helpers/gguf-writer.js';
 import { runInProcess } from '../../helpers/run-cli.js';
 
@@ -129,9 +131,15 @@ describe('xquant calibrate', () => {
     expect([run.status, String(run.stderr)]).toEqual([0, '']);
     const [one, two] = [await read('gqa.gguf', 'gqa.safetensors'), await read('gqa.gguf', 'two.safetensors')];
     const { config } = await loadModelFile(path('gqa.gguf'));
+    const budget = 2.25 * 2 * derivedSizes(config).kvDim * config.numHiddenLayers;
     for (const [i, set] of one.sets.entries()) {
-      const bits = [one, two].map((each) =>
-        allocateChannels(each.sets[i], each.distortion, 2.25, config, 128).flat(),
+      const bits = [one, two].map(({ sets, distortion }) =>
+        allocateBits({
+          importance: sets[i].layers.map((layer) => layer.importance),
+          distortion,
+          budget,
+          scaleBits: 16 / 128,
+        }).flat(),
       );
       const same = bits[0].filter((width, channel) => width === bits[1][channel]).length;
       expect(same, set.name).toBeGreaterThan(0.97 * bits[0].length);
