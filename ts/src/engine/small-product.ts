@@ -241,6 +241,17 @@ export class SmallProduct {
   }
 }
 
+/** Bytes that the weights of a {@link SmallProduct} take, [outputs, inputs] in all forms that its use needs. */
+export function smallProductBytes(outputs: number, inputs: number, use: SmallProductUse): number {
+  const { rows, format, keyWeights } = use;
+  const way = route(use);
+  const packed = (block: number) => packedWeightsBytes(outputs, inputs, block);
+  let bytes = 0;
+  if (rows || (way === 'rows' && format)) bytes += packed(keyWeights === 'int8' ? CODE_BLOCK : FLOAT_BLOCK);
+  if (way === 'codes') bytes += packed(codeBlock((format as GroupedOptions).groupSize));
+  return bytes + (way === 'perChannel' ? outputs * inputs * 4 : 0);
+}
+
 /** Records the values of a stored tensor: f32 [tokens, columns] into `target`. */
 export function recordLoad(
   recorder: Recorder,
