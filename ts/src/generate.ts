@@ -9,6 +9,7 @@
  * @module
  */
 
+import { AUTO_CACHE } from './cache/default-cache.js';
 import type { CacheRequest } from './cache/options.js';
 import type { CacheBytes, ModelCache } from './cache/types.js';
 import { assertIndex, assertPositiveInteger, ConfigError, ShapeError } from './errors.js';
@@ -19,8 +20,8 @@ import { type SampledToken, Sampler, type SamplingOptions } from './sampling.js'
 import { Lookahead, resolveSpeculate, type Speculate, type SpeculationCounts } from './speculation.js';
 import { StopFilter } from './stop-filter.js';
 
-/** The cache that is used unless another one is asked for. */
-export const DEFAULT_CACHE = 'xquant-cl:2@tuned';
+/** The cache that is used unless another one is asked for: by the model, see `chooseCache`. */
+export const DEFAULT_CACHE = AUTO_CACHE;
 
 /** Tokens of a prompt that go through the model together, unless asked otherwise. */
 export const PREFILL_CHUNK = 512;

@@ -50,6 +50,7 @@ export {
 } from './analysis/roofline.js';
 export { BACKENDS, type BackendName, type BackendOptions, startModel } from './backends.js';
 export { ReferenceCache } from './cache/create.js';
+export { AUTO_CACHE, type ChosenCache, chooseCache } from './cache/default-cache.js';
 export { ComputedFactors, type FactorProgress, latentFactors } from './cache/factors.js';
 export type {
   CalibratedLevels,
@@ -109,6 +110,7 @@ export {
   type WasmBuild,
 } from './engine/load-wasm.js';
 export type { WasmForwardOptions } from './engine/pass-context.js';
+export { planBytes } from './engine/plan-bytes.js';
 export { KEY_WEIGHTS, type KeyWeights } from './engine/small-product.js';
 export { WasmCache } from './engine/wasm-cache.js';
 export { type WasmMemoryUse, WasmModel, type WasmModelOptions } from './engine/wasm-model.js';
@@ -162,6 +164,14 @@ export {
 } from './io/svd-factors.js';
 // Running a model.
 export { type LoadedModel, type LoadModelOptions, loadModel } from './load.js';
+export {
+  type BytesByKind,
+  breakEvenTokens,
+  bytesByKind,
+  cacheTotals,
+  type MemoryTotals,
+  memoryTotals,
+} from './memory-totals.js';
 export type { LayerConfig, ModelConfig, RopeConfig, RopeLayout } from './model/config.js';
 export type {
   AttentionMode,

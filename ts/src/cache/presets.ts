@@ -12,6 +12,7 @@ import { ConfigError } from '../errors.js';
 import { nearestName } from '../nearest-name.js';
 import { assertNuqBits } from '../quant/nuq.js';
 import { assertBits } from '../quant/uniform.js';
+import { AUTO_CACHE, chooseCache } from './default-cache.js';
 import {
   CACHE_VARIANTS,
   type CacheModelShape,
@@ -80,11 +81,12 @@ export function parseCacheSpec(text: string): CacheRequest {
 /**
  * Fills in every option for a model and checks that they go together.
  *
- * @param request a parsed or hand-written request, or the text of one
+ * @param request a parsed or hand-written request, the text of one, or `auto`, see `chooseCache`
  * @throws {ConfigError} names the option
  */
 export function resolveCacheOptions(request: CacheRequest | string, shape: CacheModelShape): CacheOptions {
-  const given = typeof request === 'string' ? parseCacheSpec(request) : request;
+  const chosen = request === AUTO_CACHE ? chooseCache(shape).cache : request;
+  const given = typeof chosen === 'string' ? parseCacheSpec(chosen) : chosen;
   if (typeof request !== 'string') assertRequest(request);
   const options = resolveUnchecked(given, shape);
   assertCacheOptions(options, shape);

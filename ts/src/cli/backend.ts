@@ -4,17 +4,22 @@
  * @module
  */
 
+import { float16KeyValueBytes } from '../analysis/memory.js';
 import { startModel } from '../backends.js';
+import { AUTO_CACHE, chooseCache } from '../cache/default-cache.js';
 import type { KvquantCalibration } from '../cache/kvquant.js';
 import type { CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import type { FactoredMatrix, LatentFactors, ModelCache } from '../cache/types.js';
+import { planBytes } from '../engine/plan-bytes.js';
 import { WasmModel } from '../engine/wasm-model.js';
+import type { CachedSequence } from '../generate.js';
 import { readCalibration } from '../io/kvquant-calibration.js';
 import { loadModelFile } from '../io/load-model.js';
 import type { ModelHeader } from '../io/model-file.js';
 import { embeddedCalibrations } from '../io/node-calibration.js';
 import { type FactorName, factorsOfCache, readFactors } from '../io/svd-factors.js';
+import { type MemoryTotals, memoryTotals } from '../memory-totals.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { pauseForEvents } from '../model/pause.js';
 import type { ReferenceModel } from '../model/transformer.js';
@@ -99,6 +104,35 @@ async function presetFactors(
   for (const each of readFactors(await readInput(path, terminal), path, owner)) {
     factors.preset(each.layer, each.matrix, each.factors);
   }
+}
+
+/** What a sequence takes in all; the plan is the engine's, and the reference has none. */
+export function totalsOf({ cache }: Pick<CachedSequence, 'cache'>, model: LanguageModel): MemoryTotals {
+  const { config } = model;
+  const plan = model instanceof WasmModel ? planBytes(cache.options, config, model.keyWeights) : 0;
+  return memoryTotals(cache.bytes(), plan, float16KeyValueBytes(config, cache.length));
+}
+
+/** A cache argument as reports name it: `auto` becomes the cache that it chose. */
+export function namedCache(cache: string, { model }: Pick<OpenedModel, 'model'>): string {
+  return cache === AUTO_CACHE ? chooseCache(model.config).cache : cache;
+}
+
+/**
+ * The cache of a command. What `auto` chose and why is said in a line: on a terminal, or to who asked for it.
+ *
+ * @param isAsked whether `--cache` was typed
+ */
+export async function chosenCache(
+  cache: string,
+  isAsked: boolean,
+  { model }: Pick<OpenedModel, 'model'>,
+  { stderr }: Terminal,
+): Promise<string> {
+  if (cache !== AUTO_CACHE) return cache;
+  const chosen = chooseCache(model.config);
+  if (isAsked || stderr.isTTY) await write(stderr, `cache ${chosen.cache}: ${chosen.reason}\n`);
+  return chosen.cache;
 }
 
 /**

@@ -4,19 +4,17 @@
  * @module
  */
 
-import { float16KeyValueBytes } from '../analysis/memory.js';
 import { formatCacheOptions } from '../cache/presets.js';
-import { storedBytes, totalBytes } from '../cache/stored-matrix.js';
 import type { ChatSession } from '../chat-session.js';
 import { LoadError } from '../errors.js';
 import { CachedSequence, type GenerationSummary } from '../generate.js';
 import { readSnapshotFile } from '../io/node-snapshot.js';
 import { writeFileAtomically } from '../io/node-write.js';
 import { assertSnapshotModel, readSnapshotInfo } from '../io/snapshot.js';
-import { createCache, type OpenedModel, prepareCaches, runsOn } from './backend.js';
+import { createCache, namedCache, type OpenedModel, prepareCaches, runsOn, totalsOf } from './backend.js';
 import type { ChatCommandOptions } from './chat.js';
 import { UsageError } from './errors.js';
-import { formatBytes } from './format.js';
+import { describeTotals, formatBytes } from './format.js';
 import { describeGuesses } from './generate.js';
 import { parseCacheArgument, samplingOptions, stopOptions } from './options.js';
 import { Progress } from './progress.js';
@@ -187,8 +185,8 @@ export class ChatCommands {
     const read = `read ${promptTokens - reusedTokens} of ${promptTokens} tokens (${rate(promptTokens - reusedTokens, prefillSeconds)})`;
     const wrote = `wrote ${generatedTokens} (${rate(generatedTokens, generateSeconds)}${describeGuesses(summary)})`;
     const stopped = summary.stopReason === 'interrupted' ? ', interrupted' : '';
-    const float16 = formatBytes(float16KeyValueBytes(this.#opened.model.config, length));
-    return `${read}, ${wrote}${stopped}; ${length} tokens in ${formatBytes(totalBytes(summary.cacheBytes))} instead of ${float16}`;
+    const totals = describeTotals(totalsOf(this.#session.sequence, this.#opened.model));
+    return `${read}, ${wrote}${stopped}; ${length} tokens in ${totals}`;
   }
 
   async #help(): Promise<undefined> {
@@ -210,13 +208,11 @@ export class ChatCommands {
   async #stats(): Promise<undefined> {
     const { cache } = this.#session.sequence;
     const { config } = this.#opened.model;
-    const bytes = cache.bytes();
-    const float16 = float16KeyValueBytes(config, cache.length);
     const messages = this.#session.messages.length;
     const lines = [
       `model    ${this.#opened.header.name}`,
       `context  ${cache.length} of ${config.maxPositionEmbeddings} tokens, ${messages} messages`,
-      `cache    ${this.#cache}: ${formatBytes(storedBytes(bytes))}, scratch ${formatBytes(bytes.scratch)}, f16 KV ${formatBytes(float16)}`,
+      `cache    ${this.#cache}: ${describeTotals(totalsOf(this.#session.sequence, this.#opened.model))}`,
       ...(this.#last ? [`last     ${this.#describe(this.#last)}`] : []),
     ];
     await write(this.#terminal.stdout, `${lines.join('\n')}\n`);
@@ -229,7 +225,7 @@ export class ChatCommands {
       await write(this.#terminal.stdout, `${formatCacheOptions(cache.options, this.#opened.model.config)}\n`);
       return undefined;
     }
-    const spec = parseCacheArgument(argument);
+    const spec = namedCache(parseCacheArgument(argument), this.#opened);
     const cache = await createCache(this.#opened, spec, terminal);
     this.#session.changeCache(new CachedSequence(cache));
     this.#cache = spec;

@@ -8,7 +8,7 @@ import { createInterface, type Interface } from 'node:readline';
 import type { Command } from 'commander';
 import { ChatSession } from '../chat-session.js';
 import { CachedSequence } from '../generate.js';
-import { createCache, type OpenedModel, withModel } from './backend.js';
+import { chosenCache, createCache, type OpenedModel, withModel } from './backend.js';
 import { ChatCommands } from './chat-commands.js';
 import { type ChatInput, MessageLines, splitPipedText } from './chat-messages.js';
 import { EXIT, exitCodeOf, formatError, Interruption, UsageError } from './errors.js';
@@ -62,28 +62,41 @@ export function addChatCommand(program: Command, terminal: Terminal): void {
     '\nA line is a message. A paste is one message, and so is all of a pipe; by hand, """ begins and ends a message of\n' +
       'several lines, and a line that ends with \\ goes on with the next.\n',
   );
-  command.action((options: ChatCommandOptions) => runChat(options, terminal));
+  command.action((options: ChatCommandOptions) =>
+    runChat(options, command.getOptionValueSource('cache') !== 'default', terminal),
+  );
 }
 
-async function runChat(options: ChatCommandOptions, terminal: Terminal): Promise<void> {
+async function runChat(
+  options: ChatCommandOptions,
+  isCacheGiven: boolean,
+  terminal: Terminal,
+): Promise<void> {
   samplingOptions(options); // before the model is loaded
-  const template = options.chatTemplate && (await readInputText(options.chatTemplate, terminal));
+  const given = options.chatTemplate && (await readInputText(options.chatTemplate, terminal));
   const files: string[] = [];
   for (const path of options.file) files.push((await readInputText(path, terminal)).trim());
   await withModel(options, terminal, async (opened) => {
-    const chosen = template ?? opened.header.chatTemplate;
-    if (!chosen) {
+    const template = given ?? opened.header.chatTemplate;
+    if (!template) {
       throw new UsageError(
         `model ${opened.header.name} has no chat template: use "xquant generate", or give one with --chat-template`,
       );
     }
-    const cache = new CachedSequence(await createCache(opened, options.cache, terminal));
+    const chosen = await chosenCache(options.cache, isCacheGiven, opened, terminal);
+    const cache = new CachedSequence(await createCache(opened, chosen, terminal));
     const session = new ChatSession(opened.model, opened.tokenizer, {
-      template: chosen,
+      template,
       system: options.system,
       cache,
     });
-    await new Conversation(session, opened, options, terminal, files.join('\n\n')).run();
+    await new Conversation(
+      session,
+      opened,
+      { ...options, cache: chosen },
+      terminal,
+      files.join('\n\n'),
+    ).run();
   });
 }
 

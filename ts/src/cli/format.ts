@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { MemoryTotals } from '../memory-totals.js';
+
 /** Bytes with a decimal unit: `1.25 MB`. */
 export function formatBytes(bytes: number): string {
   return withUnit(bytes, ['B', 'kB', 'MB', 'GB', 'TB', 'PB']);
@@ -25,6 +27,34 @@ function withUnit(value: number, units: readonly string[]): string {
   }
   const digits = unit === 0 || scaled >= 999.5 ? scaled.toFixed(0) : scaled.toPrecision(3);
   return `${digits} ${units[unit]}`;
+}
+
+/** What a cache takes in all, with its parts, against f16: `1.2 MB, 3.1 times smaller than f16 keys and values (...)`. */
+export function describeTotals({
+  total,
+  cache,
+  accumulator,
+  plan = 0,
+  float16,
+  cacheSmaller,
+  smaller,
+}: MemoryTotals): string {
+  const parts: [string, number][] = [
+    ['cache', cache],
+    ['accumulator', accumulator],
+    ['plan', plan],
+  ];
+  const shown = parts
+    .filter(([, bytes]) => bytes > 0)
+    .map(([name, bytes]) => `${name} ${formatBytes(bytes)}`);
+  const alone = total > cache ? `; the cache alone ${describeRatio(cacheSmaller)}` : '';
+  return `${formatBytes(total)} instead of ${formatBytes(float16)} in f16: ${describeRatio(smaller)} (${shown.join(', ')}${alone})`;
+}
+
+/** A ratio in words: `3.10 times smaller`, or `1.30 times larger`. */
+export function describeRatio(smaller: number): string {
+  if (Math.abs(smaller - 1) < 0.005) return 'as large';
+  return smaller > 1 ? `${smaller.toFixed(2)} times smaller` : `${(1 / smaller).toFixed(2)} times larger`;
 }
 
 /**

@@ -18,9 +18,17 @@ import {
   generate,
 } from '../generate.js';
 import { generateSamples } from '../samples.js';
-import { createCache, type OpenedModel, runsOn, withModel } from './backend.js';
+import {
+  chosenCache,
+  createCache,
+  namedCache,
+  type OpenedModel,
+  runsOn,
+  totalsOf,
+  withModel,
+} from './backend.js';
 import { UsageError, usage } from './errors.js';
-import { formatBytes } from './format.js';
+import { describeTotals } from './format.js';
 import {
   addCacheOption,
   addCommonOptions,
@@ -217,7 +225,7 @@ async function prepareStart(
   const saved =
     snapshot === undefined
       ? undefined
-      : await openSnapshot(snapshot, opened, isCacheGiven ? cache : undefined, terminal);
+      : await openSnapshot(snapshot, opened, isCacheGiven ? namedCache(cache, opened) : undefined, terminal);
   if (prompt === undefined) {
     if (!saved) throw new LoadError(String(snapshot), 'disappeared while the model was loaded');
     return { ...saved, prompt: tokenizer.decode(saved.ids) };
@@ -225,8 +233,9 @@ async function prepareStart(
   // Like llama.cpp: in a prompt on the command line the spelling of a special token means the token.
   const ids = tokenizer.encode(prompt, { parseSpecial: true });
   if (!saved) {
-    const sequence = new CachedSequence(await createCache(opened, cache, terminal));
-    return { prompt, ids, generated: 0, sequence, cache };
+    const chosen = await chosenCache(cache, isCacheGiven, opened, terminal);
+    const sequence = new CachedSequence(await createCache(opened, chosen, terminal));
+    return { prompt, ids, generated: 0, sequence, cache: chosen };
   }
   const { tokens } = saved.sequence;
   const differs = tokens.findIndex((id, i) => id !== ids[i]);
@@ -290,6 +299,7 @@ function report(
     cachedTokens: length,
     bytesPerToken: stored / length,
     compression: float16KeyValueBytes(model.config, length) / stored,
+    memory: totalsOf(sequence, model),
     ...(options.logprobs === undefined ? {} : { tokens }),
   };
 }
@@ -299,17 +309,16 @@ export function describe(generation: Generation, cache: string, { model }: Opene
   const { summary, sequence } = generation;
   const { promptTokens, reusedTokens, generatedTokens, prefillSeconds, generateSeconds } = summary;
   const { length } = sequence.cache;
-  const stored = storedBytes(summary.cacheBytes);
   const rate = (tokens: number, seconds: number) =>
     seconds > 0 ? `${seconds.toFixed(1)} s, ${(tokens / seconds).toFixed(1)}/s` : '0 s';
   const reused = reusedTokens > 0 ? `, ${reusedTokens} of them cached` : '';
   const { backend, kernel, threads = 1 } = runsOn(model);
   const engine = kernel ? `${kernel}, ${threads} ${threads === 1 ? 'thread' : 'threads'}` : backend;
-  const float16 = formatBytes(float16KeyValueBytes(model.config, length));
+  const totals = describeTotals(totalsOf(sequence, model));
   return (
     `prompt ${promptTokens} tokens${reused} (${rate(promptTokens - reusedTokens, prefillSeconds)}), ` +
     `generated ${generatedTokens} (${rate(generatedTokens, generateSeconds)}${describeGuesses(summary)}), ended: ${summary.stopReason}, ` +
-    `cache ${cache}: ${length} tokens in ${formatBytes(stored)} (f16 KV: ${float16}), ${engine}\n`
+    `cache ${cache}: ${length} tokens in ${totals}, ${engine}\n`
   );
 }
 

@@ -6,20 +6,26 @@
 
 import type { Command } from 'commander';
 import { cacheSize, float16KeyValueBytes } from '../analysis/memory.js';
+import { chooseCache } from '../cache/default-cache.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import { ConfigError } from '../errors.js';
+import { CachedSequence, generate } from '../generate.js';
 import { readModelHeader } from '../io/load-model.js';
 import type { ModelHeader } from '../io/model-file.js';
+import { cacheTotals, type MemoryTotals } from '../memory-totals.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { printableName } from '../printable.js';
 import { Tokenizer } from '../text/tokenizer.js';
-import { formatBytes, formatCount, formatTable } from './format.js';
+import { createCache, withModel } from './backend.js';
+import { describeRatio, formatBytes, formatCount, formatTable } from './format.js';
+import { knownLosses } from './known-losses.js';
 import {
   addCommonOptions,
-  addModelOption,
   addOutputOption,
-  type CommonOptions,
+  addRunOptions,
+  type ModelOptions,
   type OutputOptions,
+  parsePositive,
 } from './options.js';
 import { Output, type Terminal } from './terminal.js';
 
@@ -33,10 +39,42 @@ const CACHES = [
   'xquant-cl:2?form=latent',
 ];
 
-interface InfoCommandOptions extends CommonOptions, OutputOptions {
-  readonly model: string;
+/** Rows of the table "which cache": what to choose from, most exact first. */
+const CHOICES = [
+  'kv',
+  'kivi:4',
+  'xquant:4@tuned',
+  'xquant-cl:3@tuned',
+  'xquant-cl:2@tuned',
+  'kivi:2',
+  'xquant:2@tuned',
+];
+
+/** Tokens that a speed is measured over. */
+const MEASURED_TOKENS = 32;
+
+interface InfoCommandOptions extends ModelOptions, OutputOptions {
   readonly tensors?: boolean;
+  readonly context?: number;
+  readonly measure?: boolean;
 }
+
+/** One row of the table "which cache". */
+interface ChoiceInfo {
+  readonly cache: string;
+  readonly memory: MemoryTotals;
+  /** Perplexity above that of f16 keys and values in percent, if it was measured on this model. */
+  readonly lossPercent?: number;
+  /** Tokens a second on this machine, with `--measure`. */
+  readonly tokensPerSecond?: number;
+  /** Whether it is used unless another one is asked for. */
+  readonly isDefault: boolean;
+}
+
+type Info = ReturnType<typeof describeModel> & {
+  readonly choices: readonly ChoiceInfo[];
+  readonly context: number;
+};
 
 interface CacheInfo {
   readonly cache: string;
@@ -51,7 +89,15 @@ interface CacheInfo {
 /** Adds the command. */
 export function addInfoCommand(program: Command, terminal: Terminal): void {
   const command = program.command('info').description('what a model is, and which caches it can have');
-  addModelOption(command).option('--tensors', 'list all tensors');
+  command
+    .option('--tensors', 'list all tensors')
+    .option(
+      '--context <tokens>',
+      'tokens for the table of caches (default: the context of the model)',
+      parsePositive,
+    )
+    .option('--measure', 'load the model and measure the speed of each cache');
+  addRunOptions(command);
   addOutputOption(command);
   addCommonOptions(command, 'print one JSON object');
   command.action((options: InfoCommandOptions) => runInfo(options, terminal));
@@ -60,7 +106,9 @@ export function addInfoCommand(program: Command, terminal: Terminal): void {
 async function runInfo(options: InfoCommandOptions, terminal: Terminal): Promise<void> {
   const output = await Output.open(terminal, options.output);
   const header = await readModelHeader(options.model, { signal: terminal.signal });
-  const info = describeModel(header);
+  const context = options.context ?? header.config.maxPositionEmbeddings;
+  const speeds = options.measure ? await measureSpeeds(options, terminal) : new Map<string, number>();
+  const info = { ...describeModel(header), context, choices: choicesFor(header, context, speeds) };
   if (options.json) {
     await output.json(options.tensors ? { ...info, tensors: header.tensors } : info);
   } else {
@@ -108,7 +156,56 @@ function describeCache(cache: string, config: ModelConfig): CacheInfo {
   }
 }
 
-function asText(info: ReturnType<typeof describeModel>): string {
+/** What the caches worth choosing from take and lose, for this model. */
+function choicesFor(
+  { name, config }: ModelHeader,
+  context: number,
+  speeds: ReadonlyMap<string, number>,
+): ChoiceInfo[] {
+  const losses = knownLosses(name, config)?.percent ?? {};
+  const { cache: chosen } = chooseCache(config);
+  return CHOICES.map((cache) => ({
+    cache,
+    memory: cacheTotals(cache, config, context),
+    lossPercent: cache === 'kv' ? 0 : losses[cache],
+    tokensPerSecond: speeds.get(cache),
+    isDefault: cache === chosen,
+  }));
+}
+
+/** Tokens a second of each choice, after a short prompt. */
+async function measureSpeeds(options: InfoCommandOptions, terminal: Terminal): Promise<Map<string, number>> {
+  const speeds = new Map<string, number>();
+  await withModel(options, terminal, async (opened) => {
+    const { model, tokenizer } = opened;
+    const ids = Array.from({ length: MEASURED_TOKENS }, (_, i) => i % model.config.vocabSize);
+    for (const cache of CHOICES) {
+      using own = await createCache(opened, cache, terminal);
+      const sequence = new CachedSequence(own);
+      const { signal } = terminal;
+      const settings = { cache: sequence, maxTokens: MEASURED_TOKENS, ignoreEos: true, signal };
+      const { generatedTokens, generateSeconds } = await generate(model, tokenizer, ids, settings).finish();
+      speeds.set(cache, generatedTokens / generateSeconds);
+    }
+  });
+  return speeds;
+}
+
+function choiceTable(choices: readonly ChoiceInfo[], context: number): string {
+  const isMeasured = choices.some(({ tokensPerSecond }) => tokensPerSecond !== undefined);
+  const rows = choices.map(({ cache, memory, lossPercent, tokensPerSecond, isDefault }) => [
+    cache,
+    formatBytes(memory.total),
+    describeRatio(memory.smaller).replace(' times smaller', 'x').replace(' times larger', 'x larger'),
+    lossPercent === undefined ? 'not measured' : `${lossPercent.toFixed(2)} %`,
+    ...(isMeasured ? [`${tokensPerSecond?.toFixed(1)}/s`] : []),
+    isDefault ? 'default' : '',
+  ]);
+  const head = ['cache', 'memory in all', 'smaller', 'loss', ...(isMeasured ? ['tokens'] : []), ''];
+  return `Which cache, at ${context} tokens (loss: perplexity above f16 keys and values, docs/results.md)\n\n${formatTable([head, ...rows])}`;
+}
+
+function asText(info: Info): string {
   const { config, tokenizer } = info;
   const types = info.weightTypes.map(({ type, bytes }) => `${type} ${formatBytes(bytes)}`).join(', ');
   const rope = `theta ${config.ropeTheta}, ${config.ropeLayout}${config.hasRopeScaling ? ', scaled' : ''}`;
@@ -143,7 +240,7 @@ function asText(info: ReturnType<typeof describeModel>): string {
   const refused = rows.filter(([, bytes]) => bytes === '').map(([line]) => `${line}\n`);
   const possible = rows.filter(([, bytes]) => bytes !== '');
   const table = formatTable([['cache', 'bytes/token', 'smaller', 'default form'], ...possible]);
-  return `${text}\n${table}${refused.join('')}`;
+  return `${text}\n${choiceTable(info.choices, info.context)}\n${table}${refused.join('')}`;
 }
 
 function tensorTable({ tensors }: ModelHeader): string {

@@ -5,15 +5,11 @@
  */
 
 import type { Command } from 'commander';
-import {
-  type CacheSize,
-  cacheSize,
-  type MemoryShape,
-  NAMED_SHAPES,
-  namedShape,
-  TABLE_CACHES,
-} from '../analysis/memory.js';
+import { cacheSize, type MemoryShape, NAMED_SHAPES, namedShape, TABLE_CACHES } from '../analysis/memory.js';
+import { AUTO_CACHE, chooseCache } from '../cache/default-cache.js';
+import { resolveCacheOptions } from '../cache/presets.js';
 import { readModelHeader } from '../io/load-model.js';
+import { breakEvenTokens, bytesByKind, cacheTotals } from '../memory-totals.js';
 import { usage } from './errors.js';
 import { formatBytes, formatTable } from './format.js';
 import {
@@ -52,16 +48,33 @@ async function runMemory(options: MemoryCommandOptions, terminal: Terminal): Pro
   const output = await Output.open(terminal, options.output);
   const { name, shape } = await findShape(options, terminal);
   const context = options.context ?? shape.maxPositionEmbeddings;
-  const sizes = options.cache.map((cache) => ({
-    cache,
-    ...usage(() => cacheSize(cache, shape, context)),
-  }));
+  const rows = options.cache.map((cache) => usage(() => memoryRow(cache, shape, context)));
   if (options.json) {
-    for (const size of sizes) await output.json({ model: name, context, ...size });
+    for (const row of rows) await output.json({ model: name, ...row });
   } else {
-    await output.write(`${name}, ${context} tokens\n\n${table(sizes)}`);
+    await output.write(
+      `${name}, ${context} tokens; f16 keys and values: ${formatBytes(rows[0].memory.float16)}\n\n`,
+    );
+    await output.write(table(rows));
   }
   await output.close();
+}
+
+/** One cache in the table. */
+type MemoryRow = ReturnType<typeof memoryRow>;
+
+function memoryRow(given: string, shape: MemoryShape, context: number) {
+  const cache = given === AUTO_CACHE ? chooseCache(shape).cache : given;
+  const size = cacheSize(cache, shape, context);
+  return {
+    context,
+    cache,
+    ...size,
+    bytes: bytesByKind(resolveCacheOptions(cache, shape), size.bytes),
+    memory: cacheTotals(cache, shape, context),
+    /** Tokens from which on the total is no larger than f16 keys and values; undefined: never. */
+    breakEven: breakEvenTokens(cache, shape),
+  };
 }
 
 /** A named shape, also if it was given as `--model`, or the sizes of a model file. */
@@ -75,29 +88,55 @@ async function findShape(
   return { name: header.name, shape: header.config };
 }
 
-function table(sizes: readonly (CacheSize & { cache: string })[]): string {
-  // Exact, and behind it what the paper would print: it rounds the fraction first and divides afterwards.
+/** Totals first; behind them what the paper counts, which rounds the fraction first and divides afterwards. */
+function table(rows: readonly MemoryRow[]): string {
   const head = [
     'cache',
     'size',
-    'bytes/token',
-    'scratch',
-    'bits',
-    'of f16 KV',
-    'rounded',
+    'accumulator',
+    'plan',
+    'total',
     'smaller',
-    'rounded',
+    'cache alone',
+    'pays from',
+    'bits',
+    'paper',
   ];
-  const rows = sizes.map((size) => [
-    size.cache,
-    formatBytes(size.storedBytes),
-    size.bytesPerToken.toFixed(0),
-    size.bytes.scratch === 0 ? '-' : formatBytes(size.bytes.scratch),
-    size.bitsPerElement.toFixed(3),
-    size.fraction.toFixed(4),
-    size.paperFraction.toFixed(2),
-    `${size.compression.toFixed(2)}x`,
-    `${size.paperCompression.toFixed(1)}x`,
+  const optional = (bytes: number | undefined) =>
+    bytes === undefined ? '?' : bytes === 0 ? '-' : formatBytes(bytes);
+  const lines = rows.map(({ cache, memory, breakEven, bitsPerElement, paperCompression }) => [
+    cache,
+    formatBytes(memory.cache),
+    optional(memory.accumulator),
+    optional(memory.plan),
+    formatBytes(memory.total),
+    ratio(memory.smaller),
+    ratio(memory.cacheSmaller),
+    breakEven === undefined ? 'never' : `${breakEven}`,
+    bitsPerElement.toFixed(3),
+    `${paperCompression.toFixed(1)}x`,
   ]);
-  return formatTable([head, ...rows]);
+  return `${formatTable([head, ...lines])}${reasons(rows)}`;
+}
+
+/** `3.10x`, or in words where it is larger. */
+function ratio(smaller: number): string {
+  return smaller >= 1 ? `${smaller.toFixed(2)}x` : `${(1 / smaller).toFixed(2)}x larger`;
+}
+
+/** Why some rows are larger than keys and values in f16. */
+function reasons(rows: readonly MemoryRow[]): string {
+  const larger = rows.filter(({ memory }) => memory.smaller < 1);
+  if (larger.length === 0) return '';
+  const lines = larger.map(({ cache, memory, breakEven, context }) => {
+    const why =
+      memory.cacheSmaller >= 1
+        ? 'the plan and the accumulator outweigh it'
+        : context < 128
+          ? 'short texts are in the window, which is exact'
+          : 'what it stores is wider than keys and values';
+    const from = breakEven === undefined ? '' : `; it pays from ${breakEven} tokens on`;
+    return `${cache}: larger, since ${why}${from}\n`;
+  });
+  return `\n${lines.join('')}`;
 }

@@ -6,6 +6,7 @@
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { BACKENDS, type BackendName } from '../backends.js';
+import { AUTO_CACHE } from '../cache/default-cache.js';
 import { CACHE_VARIANTS, PRESETS, VARIANTS } from '../cache/options.js';
 import { cacheOptionNames, parseCacheSpec } from '../cache/presets.js';
 import { KERNEL_CHOICES, type KernelChoice } from '../engine/load-wasm.js';
@@ -117,7 +118,7 @@ export function addCacheOption(command: Command): Command {
   return command
     .addOption(
       new Option('-c, --cache <cache>', 'cache, see below')
-        .default(DEFAULT_CACHE)
+        .default(DEFAULT_CACHE, 'auto, by the model')
         .argParser(parseCacheArgument),
     )
     .addHelpText('after', cacheHelp());
@@ -272,7 +273,7 @@ function parseNumber(text: string): number {
 
 /** Checks the grammar of a cache argument, and keeps it as the user wrote it. */
 export function parseCacheArgument(text: string): string {
-  usage(() => parseCacheSpec(text));
+  if (text !== AUTO_CACHE) usage(() => parseCacheSpec(text));
   return text;
 }
 
@@ -301,7 +302,7 @@ function cacheHelp(): string {
     return `  ${variant.padEnd(10)} ${wrap(names.map(({ name }) => name).join(' '), 13)}`;
   });
   return `
-Caches: NAME[:BITS][@PRESET][?option=value&...]
+Caches: auto (by the model), or NAME[:BITS][@PRESET][?option=value&...]
 ${examples.join('\n')}
   ${'xquant-cl:2@paper?group=64'.padEnd(28)} presets: ${presets.join(', ')}
 Bits: ${BITS.slice(0, -1).join(', ')} or ${BITS.at(-1)} (default 4). Options by cache:

@@ -13,7 +13,7 @@ import {
   type PerplexityMode,
   type PerplexityReport,
 } from '../perplexity.js';
-import { prepareCaches, runsOn, withModel } from './backend.js';
+import { namedCache, prepareCaches, runsOn, withModel } from './backend.js';
 import { formatTable } from './format.js';
 import {
   addCacheListOption,
@@ -83,14 +83,15 @@ async function runPerplexity(options: PerplexityCommandOptions, terminal: Termin
   const text = await readInputText(options.text, terminal);
   const output = await Output.open(terminal, options.output);
   await withModel(options, terminal, async (opened) => {
-    await prepareCaches(opened, options.cache, terminal);
+    const caches = options.cache.map((cache) => namedCache(cache, opened));
+    await prepareCaches(opened, caches, terminal);
     // Documents in one file are divided by the spelling of the end-of-text token.
     const tokens = withStatus(terminal, 'tokenizing', () =>
       opened.tokenizer.encode(text, { parseSpecial: true }),
     );
     const report = await withProgress(terminal, 'perplexity', (onProgress) =>
       measurePerplexity(opened.model, tokens, {
-        caches: options.cache,
+        caches,
         windows: options.windows,
         windowSize: options.windowSize,
         mode: MODES[options.mode],

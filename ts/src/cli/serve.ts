@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { basename } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { ServerOptions } from '../serve/server.js';
-import { createCache, type OpenedModel, runsOn, withModel } from './backend.js';
+import { chosenCache, createCache, type OpenedModel, runsOn, withModel } from './backend.js';
 import { formatBytes } from './format.js';
 import {
   addCacheOption,
@@ -61,16 +61,24 @@ export function addServeCommand(program: Command, terminal: Terminal): void {
   addRunOptions(command);
   addCommonOptions(command, 'print the address and the model as JSON');
   addCacheOption(command);
-  command.action((options: ServeCommandOptions) => runServe(options, terminal));
+  command.action((options: ServeCommandOptions) =>
+    runServe(options, command.getOptionValueSource('cache') !== 'default', terminal),
+  );
 }
 
-async function runServe(options: ServeCommandOptions, terminal: Terminal): Promise<void> {
-  samplingOptions(options); // before the model is loaded
-  const template = options.chatTemplate && (await readInputText(options.chatTemplate, terminal));
+async function runServe(
+  asked: ServeCommandOptions,
+  isCacheGiven: boolean,
+  terminal: Terminal,
+): Promise<void> {
+  samplingOptions(asked); // before the model is loaded
+  const template = asked.chatTemplate && (await readInputText(asked.chatTemplate, terminal));
   // Only this command needs the HTTP library.
   const { startServer, LOCAL_HOSTS } = await import('../serve/server.js');
-  await withModel(options, terminal, async (opened) => {
-    const probe = await createCache(opened, options.cache, terminal); // with its factors
+  await withModel(asked, terminal, async (opened) => {
+    const cache = await chosenCache(asked.cache, isCacheGiven, opened, terminal);
+    const options = { ...asked, cache };
+    const probe = await createCache(opened, cache, terminal); // with its factors
     probe.dispose();
     const server = await startServer(serverOptions(options, opened, template, terminal));
     try {

@@ -291,6 +291,25 @@ describe('memory', () => {
     const { stdout } = await runInProcess(['memory', '-m', model]);
     expect(stdout).toMatch(/tiny llama, 256 tokens/);
   });
+
+  it('adds everything up, says where it is larger and why, and books kv as what it is', async () => {
+    const args = ['memory', '--shape', 'smollm2-135m', '--context', '100', '--cache', 'kv,auto'];
+    const [kv, xquant] = await json(args);
+    expect(kv.bytes).toMatchObject({ keysAndValues: 2 * 2 * 192 * 30 * 100, window: 0, outliers: 0 });
+    expect(kv.memory).toMatchObject({ smaller: 1, plan: 0 });
+    expect(xquant.cache).toBe('xquant:4@tuned');
+    const { cache, accumulator, plan, total, smaller, float16 } = xquant.memory;
+    expect(cache + accumulator + plan).toBe(total);
+    expect(smaller).toBeCloseTo(float16 / total, 12);
+    expect(smaller).toBeLessThan(1);
+    const { stdout } = await runInProcess(args);
+    expect(stdout).toMatch(/^xquant:4@tuned .* larger /m);
+    const why = new RegExp(
+      `^xquant:4@tuned: larger, since .*; it pays from ${xquant.breakEven} tokens on$`,
+      'm',
+    );
+    expect(stdout).toMatch(why);
+  });
 });
 
 describe('info', () => {
@@ -308,9 +327,43 @@ describe('info', () => {
     expect(
       info.caches.find((each: { cache: string }) => each.cache === 'xquant:4?form=latent').isDefault,
     ).toBe(true);
+    expect(
+      info.choices.map((each: { cache: string; isDefault: boolean }) => each.isDefault && each.cache),
+    ).toContain('xquant:4@tuned');
     const { stdout } = await runInProcess(['info', '-m', model, '--tensors']);
+    expect(stdout).toMatch(/^xquant:4@tuned .* not measured +default$/m);
     expect(stdout).toMatch(/GQA, 2 share one/);
     expect(stdout).toMatch(/^blk\.0\.attn_q\.weight +F32 +\[64, 64\]/m);
+  });
+});
+
+describe('the choice by the model', () => {
+  it('is used unless another cache is asked for, and named in reports', async () => {
+    const [implied] = await json(['generate', 'in', '-m', model, '-n', '4']);
+    expect(implied.cache).toBe('xquant:4@tuned');
+    expect(implied.memory.total).toBeGreaterThan(implied.memory.cache);
+  });
+
+  it('says what it chose and why, in a line, to who asks for it', async () => {
+    const { stderr, code } = await runInProcess([
+      'generate',
+      'in',
+      '-m',
+      model,
+      '-n',
+      '4',
+      '--cache',
+      'auto',
+    ]);
+    expect(code).toBe(0);
+    expect(stderr).toMatch(
+      /^cache xquant:4@tuned: grouped-query attention \(4 query heads, 2 KV heads\), .*\n$/,
+    );
+  });
+
+  it('measures the speed of each cache on request', async () => {
+    const [info] = await json(['info', '-m', model, '--measure', '--threads', '1']);
+    for (const { tokensPerSecond } of info.choices) expect(tokensPerSecond).toBeGreaterThan(0);
   });
 });
 
@@ -455,10 +508,14 @@ describe('bad usage: exit code 2, one line that says what is wrong, nothing writ
     ['a missing value', [...run, '--seed'], /--seed.*argument missing/],
     ['too many arguments', ['generate', 'a', 'b'], /too many arguments/],
     ['5 bits', [...run, '--cache', 'xquant:5'], /"bits" must be .*got/],
-    ['group size 0', [...run, '--cache', 'xquant:4?group=0'], /"group" must be a positive integer, got "0"/],
+    [
+      'group size 0',
+      [...run, '--cache', 'xquant:4?group=0'],
+      /"group" must be an integer from 1 to \d+, got "0"/,
+    ],
     ['an unknown cache', [...run, '--cache', 'zip:4'], /one of kv, kivi, .*xquant, xquant-cl .*got "zip:4"/],
     ['an unknown cache option', [...run, '--cache', 'xquant:4?gruop=64'], /got "gruop"/],
-    ['an unknown preset', [...run, '--cache', 'xquant:4@best'], /paper or tuned/],
+    ['an unknown preset', [...run, '--cache', 'xquant:4@best'], /tuned or paper/],
     [
       'a cache that the model cannot have',
       [...run, '--cache', 'xquant-cl:2?deltaSpace=stream'],
