@@ -54,6 +54,19 @@ describe.skipIf(!isBuilt)('the executable', () => {
     expect(await ended).toEqual({ code: 0, stderr: '' });
   });
 
+  it.skipIf(!existsSync('/dev/full')).each([
+    ['a command', ['memory', '--shape', 'mistral-7b']],
+    ['a long one', ['generate', 'in', '-m', 'MODEL', '-n', '50', '--ignore-eos']],
+  ])('says in one line that the disk is full: %s', (_, args) => {
+    const command = [process.execPath, main, ...args.map((each) => (each === 'MODEL' ? model : each))];
+    const quoted = command.map((each) => `'${each}'`).join(' ');
+    const { status, stderr } = spawnSync('sh', ['-c', `${quoted} > /dev/full`], { encoding: 'utf8' });
+    expect({ status, stderr }).toEqual({
+      status: 1,
+      stderr: expect.stringMatching(/^xquant: the output cannot be written: [^\n]+\n$/),
+    });
+  });
+
   it.each([
     ['ok', ['memory', '--shape', 'mistral-7b'], 0],
     ['failed', ['info', '-m', 'nowhere.gguf'], 1],
