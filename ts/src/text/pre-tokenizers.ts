@@ -27,8 +27,7 @@ const QWEN2 = LLAMA3.replace(String.raw`\p{N}{1,3}`, String.raw`\p{N}`);
 const UPPER = String.raw`\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}`;
 const LOWER = String.raw`\p{Ll}\p{Lm}\p{Lo}\p{M}`;
 const TEKKEN = String.raw`[^\r\n\p{L}\p{N}]?[${UPPER}]*[${LOWER}]+|[^\r\n\p{L}\p{N}]?[${UPPER}]+[${LOWER}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
-const GPT4O_END = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)?`;
-const GPT4O = String.raw`[^\r\n\p{L}\p{N}]?[${UPPER}]*[${LOWER}]+${GPT4O_END}|[^\r\n\p{L}\p{N}]?[${UPPER}]+[${LOWER}]*${GPT4O_END}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
+const GPT4O = String.raw`[^\r\n\p{L}\p{N}]?[${UPPER}]*[${LOWER}]+${CONTRACTIONS}?|[^\r\n\p{L}\p{N}]?[${UPPER}]+[${LOWER}]*${CONTRACTIONS}?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
 const DEEPSEEK3 = String.raw`[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_\x60{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
 const DIGIT = String.raw`\p{N}`;
 

@@ -28,8 +28,8 @@ const DIRECTIVE = /%([-_0^#]*)(\d{0,4})([EO]?)([\s\S])/g;
 /** Writes a local time. An unknown directive stays as it is. */
 export function strftime(format: string, date: Date): string {
   return format.replace(DIRECTIVE, (whole, flags: string, width: string, _modifier, code: string) => {
-    const field = fieldOf(code, date);
-    if (field === undefined) return whole;
+    if (!Object.hasOwn(FIELDS, code)) return whole;
+    const field = FIELDS[code](date);
     let text = typeof field === 'string' ? field : padded(field, flags, width);
     if (typeof field === 'string' && width !== '' && !flags.includes('-')) {
       text = text.padStart(Number(width), flags.includes('0') ? '0' : ' ');
@@ -52,100 +52,61 @@ function swapped(code: string, text: string): string {
   return code === 'p' || code === 'Z' ? text.toLowerCase() : text.toUpperCase();
 }
 
-function fieldOf(code: string, date: Date): string | NumberField | undefined {
-  const two = (value: number): NumberField => [value, 2, '0'];
-  const blank = (value: number): NumberField => [value, 2, ' '];
-  const year = date.getFullYear();
-  const hour = date.getHours();
-  const weekday = date.getDay();
-  const twelve = hour % 12 || 12;
-  const day = dayOfYear(date);
-  const iso = isoWeek(date);
-  const nested = (format: string) => strftime(format, date);
-  switch (code) {
-    case '%':
-      return '%';
-    case 'A':
-      return DAYS[weekday];
-    case 'a':
-      return DAYS[weekday].slice(0, 3);
-    case 'B':
-      return MONTHS[date.getMonth()];
-    case 'b':
-    case 'h':
-      return MONTHS[date.getMonth()].slice(0, 3);
-    case 'C':
-      return two(Math.floor(year / 100));
-    case 'c':
-      return nested('%a %b %e %H:%M:%S %Y');
-    case 'D':
-    case 'x':
-      return nested('%m/%d/%y');
-    case 'd':
-      return two(date.getDate());
-    case 'e':
-      return blank(date.getDate());
-    case 'F':
-      return nested('%Y-%m-%d');
-    case 'f':
-      return `${String(date.getMilliseconds()).padStart(3, '0')}000`;
-    case 'G':
-      return [iso.year, 1, '0'];
-    case 'g':
-      return two(iso.year % 100);
-    case 'H':
-      return two(hour);
-    case 'I':
-      return two(twelve);
-    case 'j':
-      return [day + 1, 3, '0'];
-    case 'k':
-      return blank(hour);
-    case 'l':
-      return blank(twelve);
-    case 'M':
-      return two(date.getMinutes());
-    case 'm':
-      return two(date.getMonth() + 1);
-    case 'n':
-      return '\n';
-    case 'P':
-      return hour < 12 ? 'am' : 'pm';
-    case 'p':
-      return hour < 12 ? 'AM' : 'PM';
-    case 'R':
-      return nested('%H:%M');
-    case 'r':
-      return nested('%I:%M:%S %p');
-    case 'S':
-      return two(date.getSeconds());
-    case 's':
-      return String(Math.floor(date.getTime() / 1000));
-    case 'T':
-    case 'X':
-      return nested('%H:%M:%S');
-    case 't':
-      return '\t';
-    case 'U':
-      return two(Math.floor((day + 7 - weekday) / 7));
-    case 'u':
-      return [weekday || 7, 1, '0'];
-    case 'V':
-      return two(iso.week);
-    case 'W':
-      return two(Math.floor((day + 7 - ((weekday + 6) % 7)) / 7));
-    case 'w':
-      return [weekday, 1, '0'];
-    case 'Y':
-      return [year, 1, '0'];
-    case 'y':
-      return two(year % 100);
-    case 'Z': // a time without a zone has no name of one
-    case 'z':
-      return '';
-  }
-  return undefined;
-}
+const two = (value: number): NumberField => [value, 2, '0'];
+const blank = (value: number): NumberField => [value, 2, ' '];
+const one = (value: number): NumberField => [value, 1, '0'];
+const twelve = (date: Date) => date.getHours() % 12 || 12;
+const half = (date: Date) => (date.getHours() < 12 ? 'am' : 'pm');
+const month = (date: Date) => MONTHS[date.getMonth()];
+/** The week of the year, if weeks begin on Sunday (0) or Monday (1) and the first is the first whole one. */
+const week = (date: Date, first: 0 | 1) =>
+  Math.floor((dayOfYear(date) + 7 - ((date.getDay() + 7 - first) % 7)) / 7);
+
+const FIELDS: Readonly<Record<string, (date: Date) => string | NumberField>> = {
+  '%': () => '%',
+  A: (date) => DAYS[date.getDay()],
+  a: (date) => DAYS[date.getDay()].slice(0, 3),
+  B: month,
+  b: (date) => month(date).slice(0, 3),
+  C: (date) => two(Math.floor(date.getFullYear() / 100)),
+  c: (date) => strftime('%a %b %e %H:%M:%S %Y', date),
+  D: (date) => strftime('%m/%d/%y', date),
+  d: (date) => two(date.getDate()),
+  e: (date) => blank(date.getDate()),
+  F: (date) => strftime('%Y-%m-%d', date),
+  f: (date) => `${String(date.getMilliseconds()).padStart(3, '0')}000`,
+  G: (date) => one(isoWeek(date).year),
+  g: (date) => two(isoWeek(date).year % 100),
+  H: (date) => two(date.getHours()),
+  h: (date) => month(date).slice(0, 3),
+  I: (date) => two(twelve(date)),
+  j: (date) => [dayOfYear(date) + 1, 3, '0'],
+  k: (date) => blank(date.getHours()),
+  l: (date) => blank(twelve(date)),
+  M: (date) => two(date.getMinutes()),
+  m: (date) => two(date.getMonth() + 1),
+  n: () => '\n',
+  P: half,
+  p: (date) => half(date).toUpperCase(),
+  R: (date) => strftime('%H:%M', date),
+  r: (date) => strftime('%I:%M:%S %p', date),
+  S: (date) => two(date.getSeconds()),
+  s: (date) => String(Math.floor(date.getTime() / 1000)),
+  T: (date) => strftime('%H:%M:%S', date),
+  t: () => '\t',
+  U: (date) => two(week(date, 0)),
+  u: (date) => one(date.getDay() || 7),
+  V: (date) => two(isoWeek(date).week),
+  W: (date) => two(week(date, 1)),
+  w: (date) => one(date.getDay()),
+  X: (date) => strftime('%H:%M:%S', date),
+  x: (date) => strftime('%m/%d/%y', date),
+  Y: (date) => one(date.getFullYear()),
+  y: (date) => two(date.getFullYear() % 100),
+  // A time without a zone has neither name nor distance of one.
+  Z: () => '',
+  z: () => '',
+};
 
 /** Days since 1 January. Days are counted in UTC, where all are equally long. */
 function dayOfYear(date: Date): number {

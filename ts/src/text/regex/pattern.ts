@@ -126,23 +126,11 @@ class Search {
           pc = instruction.first;
           break;
         case 'run': {
-          if (remember && this.#wasTried(pc, at)) {
-            ok = false;
-            break;
-          }
-          const { set, min, max } = instruction;
-          let lowest = at;
-          let count = 0;
-          for (; count < max && at < text.length; count++) {
-            const point = text.codePointAt(at)!;
-            if (!set.has(point)) break;
-            at += point > 0xffff ? 2 : 1;
-            if (count < min) lowest = at;
-          }
-          this.#steps -= count >> 1;
-          ok = count >= min;
+          const end = remember && this.#wasTried(pc, at) ? undefined : this.#runOf(instruction, at);
+          ok = end !== undefined;
           pc++;
-          if (ok && at > lowest) stack.push(pc, at, lowest);
+          if (end && end.at > end.lowest) stack.push(pc, end.at, end.lowest);
+          at = end?.at ?? at;
           break;
         }
         case 'anchor':
@@ -164,6 +152,25 @@ class Search {
       if (stack.length === 0) return undefined;
       [pc, at] = this.#retry(stack);
     }
+  }
+
+  /** How far a run goes, and where it goes at least. */
+  #runOf(
+    { set, min, max }: Instruction & { op: 'run' },
+    start: number,
+  ): { at: number; lowest: number } | undefined {
+    const text = this.#text;
+    let at = start;
+    let lowest = start;
+    let count = 0;
+    for (; count < max && at < text.length; count++) {
+      const point = text.codePointAt(at)!;
+      if (!set.has(point)) break;
+      at += point > 0xffff ? 2 : 1;
+      if (count < min) lowest = at;
+    }
+    this.#steps -= count >> 1;
+    return count < min ? undefined : { at, lowest };
   }
 
   /** The newest choice left. A run gives one character back. */

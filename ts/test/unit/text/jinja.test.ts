@@ -5,6 +5,8 @@ import { type RenderChatOptions, renderChat, type TemplateMessage } from '../../
 
 interface Generated {
   readonly now: string;
+  /** What `strftime` makes of codes, by time. */
+  readonly dates: Readonly<Record<string, Readonly<Record<string, string>>>>;
   readonly conversations: readonly (Record<string, unknown> & { messages: readonly TemplateMessage[] })[];
   readonly cases: readonly { template: string; conversation: number; want?: string; raises?: string }[];
 }
@@ -43,6 +45,17 @@ describe('generated templates', () => {
       const options = { bosToken: '<s>', now: new Date(generated.now), variables };
       if (raises === undefined) expect(renderChat(template, messages, options), template).toBe(want);
       else expect(() => renderChat(template, messages, options), template).toThrow(ChatTemplateError);
+    }
+  });
+});
+
+describe('strftime_now', () => {
+  it.each(Object.entries(generated.dates))('writes %s as Python does, with every code', (now, texts) => {
+    for (const [code, text] of Object.entries(texts)) {
+      const variables = { code };
+      expect(renderChat('{{ strftime_now(code) }}|', HI, { now: new Date(now), variables }), code).toBe(
+        `${text}|`,
+      );
     }
   });
 });
