@@ -183,6 +183,13 @@ for (const type of WEIGHT_TYPES) {
   types.push([type, String(bits), product === type ? 'as it is' : `as ${product}, the same weights exactly`]);
 }
 
+const real = [['file', 'types', 'tokens', 'engine', 'transformers', 'perplexity, relative']];
+for (const row of JSON.parse(readFileSync(`${root}golden/families/real-files.json`, 'utf8'))) {
+  const { model, types, tokens, engine, transformers } = row;
+  const relative = Math.abs(Math.exp(engine - transformers) - 1).toExponential(1);
+  real.push([model, types.join(', '), String(tokens), engine.toFixed(5), transformers.toFixed(5), relative]);
+}
+
 const page = `# Models that run
 
 \`node scripts/write-models.mjs\` writes this page from the code and from what it measures.
@@ -211,6 +218,13 @@ Largest difference of a log-probability over 300 tokens, of small random models 
 Hugging Face folder and from GGUF. Tests require less than 2e-4, also token by token after a prefill.
 
 ${table(differences)}
+
+Files of real models: nats a token over the first tokens of WikiText-2's raw test text, by the engine and by transformers over
+the dequantized weights (\`scripts/gguf-perplexity.mjs\`, \`golden/generate/perplexity_hf.py\`). The files of SmolLM2 are made by
+\`golden/generate/requantize.py\` from its Q4_1 file, in the types that llama-quantize takes; Gemma's is as published, and its window
+of 512 tokens is passed.
+
+${table(real)}
 
 ## Sizes
 

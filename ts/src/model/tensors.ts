@@ -20,7 +20,7 @@ interface TensorRow {
   readonly gguf: string;
   /** Name in a Hugging Face folder, after the prefix of the layer. */
   readonly huggingFace: string | ((config: ModelConfig) => string);
-  /** Name in golden cases and dumps, where they have it. */
+  /** Name of a matrix in golden cases and dumps of a layer. */
   readonly golden?: string;
 }
 
@@ -38,7 +38,6 @@ export const LAYER_TENSORS = {
     present: hasInputNorms,
     gguf: 'attn_norm.weight',
     huggingFace: 'input_layernorm.weight',
-    golden: 'attention_norm',
   },
   /** Gain of the norm before the MLP. */
   mlpNorm: {
@@ -48,7 +47,6 @@ export const LAYER_TENSORS = {
     gguf: 'ffn_norm.weight',
     huggingFace: ({ norms }) =>
       norms === 'both' ? 'pre_feedforward_layernorm.weight' : 'post_attention_layernorm.weight',
-    golden: 'mlp_norm',
   },
   wQ: {
     kind: 'matrix',

@@ -9,6 +9,7 @@ import { resolveCacheOptions } from '../../cache/presets.js';
 import { ConfigError } from '../../errors.js';
 import type { ModelConfig } from '../../model/config.js';
 import type { LanguageModel } from '../../model/language-model.js';
+import { LAYER_TENSORS, MATRIX_ROLES, type MatrixRole } from '../../model/tensors.js';
 import { ReferenceModel } from '../../model/transformer.js';
 import type { LayerWeights, ReferenceWeights } from '../../model/weights.js';
 import { rotateRows } from '../../numerics/hadamard.js';
@@ -19,16 +20,10 @@ import type { Operation, TensorDoc } from '../operation.js';
 import { perturbedInputs } from '../perturb.js';
 import { spreadBound } from '../tolerance.js';
 
-/** Weight tensors of a dump and the names the model has for them. */
-const LAYER_MATRICES = {
-  w_q: 'wQ',
-  w_k: 'wK',
-  w_v: 'wV',
-  w_o: 'wO',
-  w_gate: 'wGate',
-  w_up: 'wUp',
-  w_down: 'wDown',
-} as const;
+/** Matrices of a dump and their roles in the model. */
+const LAYER_MATRICES: Readonly<Record<string, MatrixRole>> = Object.fromEntries(
+  MATRIX_ROLES.map((role) => [LAYER_TENSORS[role].golden, role]),
+);
 
 /** SVD factors that a latent cache reads, where a dump brings its own. */
 const LAYER_FACTORS = ['down_k', 'up_k', 'down_v', 'up_v'] as const;
@@ -99,7 +94,7 @@ export async function layerOutput(
   const hidden = inputs.matrix('hidden');
   const weights = Object.fromEntries(
     Object.entries(LAYER_MATRICES).map(([name, role]) => [role, inputs.matrix(name, 'row', 'column')]),
-  ) as Record<(typeof LAYER_MATRICES)[keyof typeof LAYER_MATRICES], Matrix>;
+  ) as Record<MatrixRole, Matrix>;
   const layerWeights: LayerWeights<Matrix> = {
     ...weights,
     attentionNorm: inputs.floats('attention_norm', ['channel']).data,
