@@ -17,11 +17,13 @@ import {
   addCommonOptions,
   addRunOptions,
   addSamplingOptions,
+  addSpeculateOption,
   addStopOption,
   collect,
   type ModelOptions,
   parseCount,
   type SamplingFlags,
+  type SpeculateFlag,
   type StopFlags,
   samplingOptions,
 } from './options.js';
@@ -29,7 +31,7 @@ import { TerminalInput } from './paste.js';
 import { readInputText, type Terminal, write } from './terminal.js';
 
 /** What was typed behind `xquant chat`. */
-export interface ChatCommandOptions extends ModelOptions, SamplingFlags, StopFlags {
+export interface ChatCommandOptions extends ModelOptions, SamplingFlags, SpeculateFlag, StopFlags {
   readonly cache: string;
   readonly maxTokens?: number;
   readonly system?: string;
@@ -54,6 +56,7 @@ export function addChatCommand(program: Command, terminal: Terminal): void {
     .option('-q, --quiet', 'neither header nor a line about speed and memory after each answer');
   addStopOption(command, 'end an answer before this text would appear');
   addSamplingOptions(command);
+  addSpeculateOption(command);
   addRunOptions(command);
   addCommonOptions(command, 'print one JSON object for each answer');
   addCacheOption(command);

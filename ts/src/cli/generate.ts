@@ -35,12 +35,14 @@ import {
   addOutputOption,
   addRunOptions,
   addSamplingOptions,
+  addSpeculateOption,
   addStopOption,
   type ModelOptions,
   type OutputOptions,
   parseCount,
   parsePositive,
   type SamplingFlags,
+  type SpeculateFlag,
   type StopFlags,
   samplingOptions,
   stopOptions,
@@ -50,7 +52,12 @@ import { InTurn } from './samples.js';
 import { openSnapshot, saveText } from './snapshot.js';
 import { assertWritable, Output, readInputText, type Terminal, write } from './terminal.js';
 
-interface GenerateCommandOptions extends StopFlags, ModelOptions, OutputOptions, SamplingFlags {
+interface GenerateCommandOptions
+  extends StopFlags,
+    ModelOptions,
+    OutputOptions,
+    SamplingFlags,
+    SpeculateFlag {
   readonly cache: string;
   readonly maxTokens: number;
   readonly ignoreEos?: boolean;
@@ -87,6 +94,7 @@ export function addGenerateCommand(program: Command, terminal: Terminal): void {
     );
   addStopOption(command, 'end before this text would appear');
   addSamplingOptions(command);
+  addSpeculateOption(command);
   addRunOptions(command);
   addOutputOption(command);
   addCommonOptions(command, 'print one JSON object at the end: text, ids, stop reason, times, cache bytes');

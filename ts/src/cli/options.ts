@@ -53,6 +53,10 @@ export interface SamplingFlags {
   readonly repetitionWindow: number;
   readonly logitBias: ReadonlyMap<number, number>;
   readonly seed: number;
+}
+
+/** Of commands that write one text. */
+export interface SpeculateFlag {
   readonly speculate: Speculate;
 }
 
@@ -194,17 +198,21 @@ export function addSamplingOptions(command: Command): Command {
         .default(new Map(), 'none')
         .argParser(parseLogitBias),
     )
-    .option('--seed <integer>', 'of the random numbers; the same seed gives the same text', parseCount, 0)
-    .addOption(
-      new Option(
-        '--speculate <how>',
-        'guess tokens and check them in one pass, which gives the same text: auto (while it is measured to be faster), ' +
-          'off, ngram[:COUNT] (from what the text repeats, at most COUNT at once) or window[:COUNT] (also by the model ' +
-          'itself from what is near)',
-      )
-        .default('auto')
-        .argParser((text) => usage(() => parseSpeculate(text))),
-    );
+    .option('--seed <integer>', 'of the random numbers; the same seed gives the same text', parseCount, 0);
+}
+
+/** Adds `--speculate`. */
+export function addSpeculateOption(command: Command): Command {
+  return command.addOption(
+    new Option(
+      '--speculate <how>',
+      'guess tokens and check them in one pass, which gives the same text: auto (while it is measured to be faster), ' +
+        'off, ngram[:COUNT] (from what the text repeats, at most COUNT at once) or window[:COUNT] (also by the model ' +
+        'itself from what is near)',
+    )
+      .default('auto')
+      .argParser((text) => usage(() => parseSpeculate(text))),
+  );
 }
 
 /**

@@ -89,7 +89,8 @@ export class Completions {
   ): Promise<Generation> {
     const { batching, tokenizer, store, metrics, sampling } = this.#options;
     const seed = randomInt(2 ** 48 - 1); // unless the request asks for one
-    const chosen = { ...sampling, seed, prefillChunk: PREFILL_CHUNK, ...options, signal };
+    const common = { prefillChunk: PREFILL_CHUNK, speculate: 'off' } as const; // requests share passes instead
+    const chosen = { ...sampling, ...common, seed, ...options, signal };
     const taken = useCache ? await store.take(prompt) : store.fresh();
     const generation = start(taken, () =>
       generate(batching, tokenizer, prompt, { ...chosen, cache: taken.sequence }),

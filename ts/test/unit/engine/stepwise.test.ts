@@ -17,6 +17,12 @@ const ONE_KV_HEAD = {
   headDim: 32,
 };
 
+/** Every other layer sees 20 tokens, which is more than a block and less than two. */
+const SLIDING = {
+  ...TINY_CONFIG,
+  layers: Array.from({ length: TINY_CONFIG.numHiddenLayers }, (_, i) => (i % 2 ? { slidingWindow: 20 } : {})),
+};
+
 async function expectRowsAlone(model: WasmModel, spec: string, prompt: number, count: number): Promise<void> {
   const ids = randomTokens(prompt + count);
   const cache = model.createCache(spec);
@@ -43,6 +49,15 @@ describe('one KV head', async () => {
       await expectRowsAlone(model, spec, 70, 16);
     },
   );
+});
+
+describe('layers with sliding windows', async () => {
+  const model = await engineOf(SLIDING, randomWeights(SLIDING, 5), { threads: 2 });
+  afterAll(() => model.dispose());
+
+  it.each(['kv?window=16', 'xquant:4?window=16', 'xquant-cl:2?window=16'])('%s', async (spec) => {
+    for (const count of [3, 13]) await expectRowsAlone(model, spec, 82, count);
+  });
 });
 
 describe.each([
