@@ -41,12 +41,13 @@ const LONGEST_CONTEXT = 2 ** 24;
  * Adds up what a cache takes.
  *
  * @param bytes counted or computed
- * @param plan bytes of the plan; see `planBytes`
+ * @param engine bytes of what the engine folds for the cache, see `planBytes`; undefined if it cannot run it
  * @param float16 bytes of keys and values of the same tokens in f16
  */
-export function memoryTotals(bytes: CacheBytes, plan: number | undefined, float16: number): MemoryTotals {
+export function memoryTotals(bytes: CacheBytes, engine: number | undefined, float16: number): MemoryTotals {
   const cache = storedBytes(bytes);
   const accumulator = bytes.scratch;
+  const plan = engine === undefined ? undefined : engine + bytes.plan;
   const total = cache + accumulator + (plan ?? 0);
   return {
     ...{ cache, accumulator, plan, total, float16 },

@@ -9,15 +9,28 @@
  */
 
 import { accumulatorBytes } from '../cache/accumulator.js';
-import { cacheLayout, exactFormat, type LayerLayout, layoutSizes } from '../cache/layout.js';
+import {
+  type CalibratedPlan,
+  type Calibration,
+  calibratedPlan,
+  carrierWidth,
+  transformBytes,
+} from '../cache/calibration.js';
+import {
+  cacheLayout,
+  exactFormat,
+  type LayerLayout,
+  layoutSizes,
+  type SealedFormat,
+} from '../cache/layout.js';
 import { type CacheModelShape, type CacheOptions, type CacheRequest, XQUANT } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type { StorageFormat } from '../cache/stored-matrix.js';
 import { addBytes, billAsBase, storedBytes, zeroBytes } from '../cache/stored-matrix.js';
 import type { CacheBytes } from '../cache/types.js';
 import { assertIndex, ConfigError } from '../errors.js';
 import { groupedSizes } from '../quant/grouped.js';
 import { expectedNuqBytes, type NuqFormat } from '../quant/nuq.js';
+import { symmetricSizes } from '../quant/symmetric.js';
 
 /** Sizes of well-known models, for `xquant memory` without a file. */
 export const NAMED_SHAPES = {
@@ -83,10 +96,16 @@ export interface CacheSize {
  *
  * @param options resolved for the model
  * @param tokens stored
+ * @param plan of a calibrated cache; without it, scales are counted as if every channel had bits
  * @returns what `ModelCache.bytes()` counts after a pass
  * @throws {RangeError} if `tokens` is not an integer from 0
  */
-export function cacheBytes(options: CacheOptions, model: CacheModelShape, tokens: number): CacheBytes {
+export function cacheBytes(
+  options: CacheOptions,
+  model: CacheModelShape,
+  tokens: number,
+  plan?: CalibratedPlan,
+): CacheBytes {
   assertIndex(tokens, Number.MAX_SAFE_INTEGER, 'tokens');
   const { residualWindow: block, sinks } = options;
   const blocks = Math.floor(tokens / block);
@@ -94,7 +113,7 @@ export function cacheBytes(options: CacheOptions, model: CacheModelShape, tokens
   const windowTokens = tokens - blocks * block;
   const elementBytes = exactFormat(options) === 'f32' ? 4 : 2;
   const total = zeroBytes();
-  for (const { sealed, window, isBase } of cacheLayout(options, layoutSizes(model))) {
+  for (const { sealed, window, isBase } of cacheLayout(options, layoutSizes(model), plan)) {
     const layer = zeroBytes();
     for (const { columns, format } of sealed) {
       addMatrix(layer, first, block - sinks, columns, format);
@@ -105,19 +124,22 @@ export function cacheBytes(options: CacheOptions, model: CacheModelShape, tokens
     layer.window = windowTokens * columns * elementBytes;
     addBytes(total, isBase ? billAsBase(layer) : layer);
   }
-  if (options.variant === 'xquant-cl') {
-    const sum = (rows: number) => accumulatorBytes(options.accumulator, rows, model.hiddenSize);
-    total.scratch = first * sum(block - sinks) + (blocks - first) * sum(block);
+  const handedOn = (rows: number) => handedOnBytes(options, rows, model);
+  total.scratch = first * handedOn(block - sinks) + (blocks - first) * handedOn(block);
+  if (options.form === 'calibrated') {
+    total.plan = transformBytes(carrierWidth(layoutSizes(model)), model.numHiddenLayers, options.predict);
   }
   return total;
 }
 
 /**
- * Numbers that a cache stores for each token, over all layers: the denominator of `bitsPerElement`.
+ * Numbers that a cache stores for each token, over all layers: the denominator of `bitsPerElement`. For a calibrated cache
+ * those of keys and values, of which its bits are an average.
  *
  * @param options resolved for the model
  */
 export function elementsPerToken(options: CacheOptions, model: CacheModelShape): number {
+  if (options.form === 'calibrated') return 2 * kvDimOf(model) * model.numHiddenLayers;
   let total = 0;
   for (const { sealed } of cacheLayout(options, layoutSizes(model))) {
     for (const { columns } of sealed) total += columns;
@@ -135,12 +157,20 @@ export function float16KeyValueBytes(model: CacheModelShape, tokens: number): nu
  *
  * @param request variant and options, or the text of a cache argument
  * @param tokens stored, at least 1
+ * @param calibration of the model, for calibrated caches; see {@link cacheBytes} for what is counted without it
  * @throws {ConfigError | RangeError} if the request does not fit the model, or `tokens` is out of range
  */
-export function cacheSize(request: CacheRequest | string, model: CacheModelShape, tokens: number): CacheSize {
+export function cacheSize(
+  request: CacheRequest | string,
+  model: CacheModelShape,
+  tokens: number,
+  calibration?: Calibration,
+): CacheSize {
   if (tokens === 0) throw new RangeError('"tokens" must be a positive integer, got 0');
   const options = resolveCacheOptions(request, model);
-  const bytes = cacheBytes(options, model, tokens);
+  const isCalibrated = calibration && options.form === 'calibrated';
+  const plan = isCalibrated ? calibratedPlan(calibration, options, kvDimOf(model)) : undefined;
+  const bytes = cacheBytes(options, model, tokens, plan);
   const stored = storedBytes(bytes);
   const fraction = stored / float16KeyValueBytes(model, tokens);
   // Half up: 40 layers give 0.075, which is printed as 0.08.
@@ -176,7 +206,7 @@ function addMatrix(
   count: number,
   rows: number,
   columns: number,
-  format: StorageFormat | NuqFormat,
+  format: SealedFormat,
 ): void {
   if (typeof format === 'string') {
     bytes.outliers += count * rows * columns * (format === 'f16' ? 2 : 4);
@@ -186,12 +216,33 @@ function addMatrix(
     bytes.scales += count * parts.scales;
     bytes.mins += count * parts.mins;
     bytes.outliers += count * parts.outliers;
+  } else if ('channelBits' in format) {
+    const { groups, codeBytes } = symmetricSizes(rows, format);
+    bytes.codes += count * codeBytes;
+    bytes.scales += count * groups * 2;
+  } else if ('tokenBits' in format) {
+    const scales = 2 * columns * Math.ceil(rows / format.groupSize);
+    bytes.codes += count * Math.max(0, Math.floor((rows * format.tokenBits) / 8) - scales);
+    bytes.scales += count * scales;
   } else {
     const { groups, packedBytes } = groupedSizes(rows, columns, format);
     bytes.codes += count * packedBytes;
     bytes.scales += count * groups * 2;
     bytes.mins += count * groups * 2;
   }
+}
+
+/** Bytes of what layers hand on for the rows of one sealed block: the accumulator, or coordinates. */
+function handedOnBytes(
+  { variant, accumulator, form, predict }: CacheOptions,
+  rows: number,
+  model: CacheModelShape,
+): number {
+  const { hiddenSize, numHiddenLayers } = model;
+  if (form === 'calibrated') {
+    return 4 * rows * carrierWidth(layoutSizes(model)) * Math.min(predict, numHiddenLayers);
+  }
+  return variant === 'xquant-cl' ? accumulatorBytes(accumulator, rows, hiddenSize) : 0;
 }
 
 /**
@@ -202,6 +253,7 @@ function paperSize(options: CacheOptions, model: CacheModelShape): number {
   const keyValueWidth = 2 * kvDimOf(model);
   const storesX = options.form === 'x' && XQUANT.includes(options.variant);
   const elements = storesX ? model.hiddenSize : keyValueWidth;
+  if (options.form === 'calibrated') return options.bits / 16; // an average with everything in it
   const layouts = cacheLayout(options, layoutSizes(model));
   const sum = layouts.reduce((bits, { sealed }) => bits + paperBits(sealed), 0);
   return ((sum / model.numHiddenLayers) * elements) / (16 * keyValueWidth);
@@ -214,15 +266,16 @@ function paperBits(sealed: LayerLayout['sealed']): number {
 }
 
 /** Bits that an element takes, in blocks long enough for counts to be whole. */
-function elementBits(columns: number, format: StorageFormat | NuqFormat): number {
+function elementBits(columns: number, format: SealedFormat): number {
   if (format === 'f16' || format === 'f32') return format === 'f16' ? 16 : 32;
+  if ('channelBits' in format || 'tokenBits' in format) throw new TypeError('calibrated bits are an average');
   if (!isNonUniform(format)) return format.bits + 32 / format.groupSize;
   const rows = 1000;
   const { codes, scales, mins, outliers } = expectedNuqBytes(rows, columns, format);
   return (8 * (codes + scales + mins + outliers)) / (rows * columns);
 }
 
-function isNonUniform(format: StorageFormat | NuqFormat): format is NuqFormat {
+function isNonUniform(format: SealedFormat): format is NuqFormat {
   return typeof format !== 'string' && 'rowRanges' in format;
 }
 

@@ -15,8 +15,8 @@
 import { ConfigError } from '../errors.js';
 import { allocateBits, type Distortion } from '../quant/allocate-bits.js';
 import type { ChannelBits } from '../quant/symmetric.js';
-import type { CacheModelShape } from './options.js';
-import type { Float16Matrix } from './types.js';
+import type { CacheOptions } from './options.js';
+import type { FactorSource, Float16Matrix } from './types.js';
 
 /** How far a basis may mix channels: all of a layer, keys and values apart, or each head of either apart. */
 export type CalibrationBasis = 'joint' | 'tensor' | 'head';
@@ -102,18 +102,25 @@ export interface SetRequest {
   readonly bits: number;
 }
 
+/** Sizes that decide what the carrier is. */
+export interface CarrierSizes {
+  readonly hiddenSize: number;
+  /** numKeyValueHeads * headDim */
+  readonly kvDim: number;
+}
+
 /**
  * Whether the carrier of a layer is its keys and values, or X where that is narrower.
  *
  * @see XQuant §3.3.2, which makes the same choice for latents of differences
  */
-export function carrierOf(shape: CacheModelShape): 'keysAndValues' | 'x' {
-  return 2 * shape.numKeyValueHeads * shape.headDim <= shape.hiddenSize ? 'keysAndValues' : 'x';
+export function carrierOf({ hiddenSize, kvDim }: CarrierSizes): 'keysAndValues' | 'x' {
+  return 2 * kvDim <= hiddenSize ? 'keysAndValues' : 'x';
 }
 
 /** Channels of the carrier: n. */
-export function carrierWidth(shape: CacheModelShape): number {
-  return carrierOf(shape) === 'x' ? shape.hiddenSize : 2 * shape.numKeyValueHeads * shape.headDim;
+export function carrierWidth(sizes: CarrierSizes): number {
+  return carrierOf(sizes) === 'x' ? sizes.hiddenSize : 2 * sizes.kvDim;
 }
 
 /**
@@ -145,24 +152,87 @@ export function describeSet({
   return `predict=${predict}, basis=${basis}${width}`;
 }
 
+/** What a cache needs of a calibration: a set, and the bits of every channel. */
+export interface CalibratedPlan {
+  readonly set: CalibrationSet;
+  /** [layers][n] */
+  readonly channelBits: readonly (readonly ChannelBits[])[];
+}
+
+/** What a cache asks a calibration for, of its options. */
+export interface PlanRequest {
+  /** Average bits an element of K and V, scales included; never exceeded. */
+  readonly bits: number;
+  readonly predict: number;
+  readonly basis: CalibrationBasis;
+  /** Tokens that share a scale. */
+  readonly groupSize: number;
+}
+
 /**
- * Bits of every channel of every layer for an average over the elements of K and V.
+ * The plan of a cache: bits are given out over all layers, so that keys and values take the average that is wished for, or
+ * less by a fraction of one channel.
  *
- * @param bits average, scales included; never exceeded
- * @param groupSize tokens that share a scale
- * @returns fresh, [layers][n]
+ * @param kvDim numKeyValueHeads * headDim
+ * @returns the same object for the same request
+ * @throws {ConfigError} if there is no set for the request
  */
-export function allocateChannels(
-  set: CalibrationSet,
-  distortion: Distortion,
-  bits: number,
-  shape: CacheModelShape,
-  groupSize: number,
-): ChannelBits[][] {
-  return allocateBits({
-    importance: set.layers.map(({ importance }) => importance),
-    distortion,
-    budget: bits * 2 * shape.numKeyValueHeads * shape.headDim * shape.numHiddenLayers,
-    scaleBits: 16 / groupSize,
-  });
+export function calibratedPlan(
+  calibration: Calibration,
+  request: PlanRequest,
+  kvDim: number,
+): CalibratedPlan {
+  const known = plansOf.get(calibration) ?? new Map<string, CalibratedPlan>();
+  plansOf.set(calibration, known);
+  const { predict, basis, bits, groupSize } = request;
+  const key = [predict, basis, bits, groupSize, kvDim].join();
+  let plan = known.get(key);
+  if (!plan) {
+    const set = findSet(calibration, { predict: predict as PredictedFrom, basis, bits });
+    const channelBits = allocateBits({
+      importance: set.layers.map(({ importance }) => importance),
+      distortion: calibration.distortion,
+      budget: bits * 2 * kvDim * set.layers.length,
+      scaleBits: 16 / groupSize,
+    });
+    plan = { set, channelBits };
+    known.set(key, plan);
+  }
+  return plan;
+}
+
+// A cache is copied for every continuation of a prompt, and all of them share the plan.
+const plansOf = new WeakMap<Calibration, Map<string, CalibratedPlan>>();
+
+/**
+ * The plan that a cache asks for.
+ *
+ * @param options of form `calibrated`
+ * @param sizes of the model
+ * @throws {ConfigError} if the model has no calibration, or none for such a cache; says how to make one
+ */
+export function planOf(options: CacheOptions, { kvDim }: CarrierSizes, source: FactorSource): CalibratedPlan {
+  const { variant, calibration: path } = options;
+  const calibration = source.calibration?.('calibrated', path);
+  if (!calibration) {
+    const allowed =
+      `a calibration of this model, loaded before the cache is made, for ${variant} with form "calibrated" (the command ` +
+      'line looks for one beside the model); "xquant calibrate" makes one';
+    throw new ConfigError('calibration', path, allowed);
+  }
+  return calibratedPlan(calibration, options, kvDim);
+}
+
+/**
+ * Bytes of everything that calibrated caches of a model are written and read with: D, E and M in f16, offsets in f32, a
+ * byte for the bits of a channel.
+ *
+ * @param n channels of the carrier
+ */
+export function transformBytes(n: number, layers: number, predict: number): number {
+  let total = 0;
+  for (let layer = 0; layer < layers; layer++) {
+    total += (2 + Math.min(predict, layer)) * 2 * n * n + 4 * n + n;
+  }
+  return total;
 }

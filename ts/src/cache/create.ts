@@ -6,6 +6,9 @@
 
 import { DisposedError } from '../errors.js';
 import { Accumulator } from './accumulator.js';
+import { CalibratedCache } from './calibrated.js';
+import { type CalibratedPlan, carrierWidth, planOf, transformBytes } from './calibration.js';
+import { Coordinates } from './coordinates.js';
 import { KeyValueCache } from './kv.js';
 import { KvquantCache } from './kvquant.js';
 import { layerLayout } from './layout.js';
@@ -22,22 +25,26 @@ export class ReferenceCache implements ModelCache {
   readonly backend = 'reference';
   readonly options: CacheOptions;
   readonly layers: readonly LayerCache[];
+  readonly calibrated?: CalibratedPlan;
   readonly #projections: readonly KeyValueProjection[];
   readonly #factors: FactorSource;
   readonly #accumulator: Accumulator;
+  readonly #coordinates: Coordinates;
   #disposed = false;
 
   /**
    * @param options resolved for the model, see presets.ts
    * @param projections of all layers, in order
-   * @param factors asked only by the latent forms and by `kvquant`
-   * @throws {ConfigError} if variant `kvquant` has no calibration
+   * @param factors asked only by the latent forms, by `kvquant` and by calibrated caches
+   * @throws {ConfigError} if there is no calibration for a cache that needs one
    */
   constructor(options: CacheOptions, projections: readonly KeyValueProjection[], factors: FactorSource) {
     this.options = options;
     this.#projections = projections;
     this.#factors = factors;
     this.#accumulator = new Accumulator(options.accumulator, options.baseLayers - 1);
+    this.#coordinates = new Coordinates(options.predict);
+    if (options.form === 'calibrated') this.calibrated = planOf(options, projections[0], factors);
     this.layers = projections.map((projection) => this.#createLayer(projection));
   }
 
@@ -62,7 +69,14 @@ export class ReferenceCache implements ModelCache {
   bytes(): CacheBytes {
     const total = zeroBytes();
     for (const layer of this.layers) addBytes(total, layer.bytes());
-    total.scratch += this.#accumulator.bytes();
+    total.scratch += this.#accumulator.bytes() + this.#coordinates.bytes();
+    if (this.calibrated) {
+      total.plan = transformBytes(
+        carrierWidth(this.#projections[0]),
+        this.layers.length,
+        this.options.predict,
+      );
+    }
     return total;
   }
 
@@ -84,7 +98,7 @@ export class ReferenceCache implements ModelCache {
     const options = this.options;
     const { hiddenSize, kvDim } = projection;
     const sizes = { hiddenSize, kvDim, numHiddenLayers: this.#projections.length };
-    const layout = layerLayout(options, sizes, projection.layer);
+    const layout = layerLayout(options, sizes, projection.layer, this.calibrated);
     switch (layout.kind) {
       case 'keysAndValues':
         return new KeyValueCache(options, projection, layout);
@@ -100,6 +114,10 @@ export class ReferenceCache implements ModelCache {
         return new CrossLayerDeltaCache(options, projection, layout, this.#accumulator);
       case 'latentDelta':
         return new CrossLayerLatentCache(options, projection, layout, this.#accumulator, this.#factors);
+      case 'calibrated': {
+        const { set } = this.calibrated as CalibratedPlan;
+        return new CalibratedCache(options, projection, layout, set, this.#coordinates);
+      }
     }
   }
 }

@@ -7,9 +7,16 @@
 import { ConfigError } from '../errors.js';
 import { concatRows, type Matrix, matrix, transpose } from '../numerics/matrix.js';
 import { thinSvd } from '../numerics/svd.js';
+import { type Calibration, carrierWidth } from './calibration.js';
 import { foldGain } from './fold.js';
 import type { KvquantCalibration } from './kvquant.js';
-import type { FactoredMatrix, FactorSource, KeyValueProjection, LatentFactors } from './types.js';
+import type {
+  Calibrations,
+  FactoredMatrix,
+  FactorSource,
+  KeyValueProjection,
+  LatentFactors,
+} from './types.js';
 
 /** Called before each decomposition that has to be computed. */
 export type FactorProgress = (layer: number, matrix: FactoredMatrix) => void;
@@ -56,7 +63,7 @@ export function factoredMatrix(projection: KeyValueProjection, name: FactoredMat
 export class ComputedFactors implements FactorSource {
   readonly #projections: readonly KeyValueProjection[];
   readonly #known = new Map<string, LatentFactors>();
-  readonly #calibrations = new Map<string, KvquantCalibration>();
+  readonly #calibrations = new Map<string, Calibrations[keyof Calibrations]>();
   readonly #onCompute: FactorProgress | undefined;
 
   /** @param projections of all layers, in order */
@@ -82,8 +89,8 @@ export class ComputedFactors implements FactorSource {
     this.#known.set(factorKey(layer, name), factors);
   }
 
-  calibration(path: string): KvquantCalibration | undefined {
-    return this.#calibrations.get(path);
+  calibration<K extends keyof Calibrations>(kind: K, path: string): Calibrations[K] | undefined {
+    return this.#calibrations.get(calibrationKey(kind, path)) as Calibrations[K] | undefined;
   }
 
   /** Whether a calibration was made for these weights, as far as it says. */
@@ -98,17 +105,30 @@ export class ComputedFactors implements FactorSource {
   }
 
   /**
-   * Makes a calibration known, for caches of variant `kvquant`.
+   * Makes a calibration known.
    *
+   * @param kind for which caches
    * @param path what caches ask for it by; empty for the one that they use unless told otherwise
    * @throws {ConfigError} if it was made for other weights, or for the same with rows in another order
    */
-  presetCalibration(calibration: KvquantCalibration, path = ''): void {
-    if (!this.isCalibrationOf(calibration)) {
-      throw new ConfigError('calibration', path, 'one that was made for this model and file format');
-    }
-    this.#calibrations.set(path, calibration);
+  presetCalibration<K extends keyof Calibrations>(kind: K, calibration: Calibrations[K], path = ''): void {
+    const fits = 'sets' in calibration ? this.#hasSizesOf(calibration) : this.isCalibrationOf(calibration);
+    if (!fits) throw new ConfigError('calibration', path, 'one that was made for this model and file format');
+    this.#calibrations.set(calibrationKey(kind, path), calibration);
   }
+
+  /** Whether there is a transform for every layer, and as wide as its carrier; more is known by the fingerprint of the file. */
+  #hasSizesOf({ sets }: Calibration): boolean {
+    const widths = this.#projections.map(carrierWidth);
+    return sets.every(
+      ({ layers }) =>
+        layers.length === widths.length && layers.every(({ decode }, i) => decode.rows === widths[i]),
+    );
+  }
+}
+
+function calibrationKey(kind: keyof Calibrations, path: string): string {
+  return `${kind}:${path}`;
 }
 
 /** A name for one set of factors, as files use it: `layers.3.key`. */

@@ -74,7 +74,7 @@ export function kvquantLayer(
   layer: number,
 ): KvquantLayerCalibration {
   const { calibration: path, bits, outlierFraction, sinks: sink } = options;
-  const calibration = source.calibration?.(path);
+  const calibration = source.calibration?.('kvquant', path);
   if (!calibration) {
     const allowed =
       'a file of KVQuant ranges and levels of this model, loaded before the cache is made (the command line ' +

@@ -11,6 +11,7 @@
  *     baseX             x                                       x, normalized, stream  starts   xquant-cl (§3.2)
  *     delta             delta                                   x, normalized, stream  adds     xquant-cl (§3.2)
  *     latentDelta       delta                                   x or normalized        either   xquant-cl on GQA (§3.3.2)
+ *     calibrated        delta, channels of 0 to 8 bits          carrier: K and V, or x -        @calibrated
  *
  * (§ of XQuant, arXiv 2508.10395.)
  *
@@ -19,7 +20,9 @@
 
 import type { GroupedOptions, Grouping } from '../quant/grouped.js';
 import { assertNuqBits, type NuqFormat } from '../quant/nuq.js';
+import type { SymmetricFormat } from '../quant/symmetric.js';
 import { assertBits, type Bits } from '../quant/uniform.js';
+import { type CalibratedPlan, carrierOf, carrierWidth } from './calibration.js';
 import type { CacheModelShape, CacheOptions, DeltaSpace } from './options.js';
 import type { StorageFormat } from './stored-matrix.js';
 import type { FactoredMatrix } from './types.js';
@@ -41,7 +44,7 @@ export interface TensorLayout<Format = StorageFormat> {
 }
 
 /** Rows of a layer input, or made of it, that a cache stores. */
-export type RowSource = 'keys' | 'values' | 'keyLatent' | 'valueLatent' | DeltaSpace;
+export type RowSource = 'keys' | 'values' | 'keyLatent' | 'valueLatent' | 'carrier' | DeltaSpace;
 
 /** One tensor of the tokens that are not sealed yet; in f16, or in f32 with the identity quantizer. */
 export interface WindowTensor {
@@ -74,7 +77,21 @@ interface SealedTensors {
   baseX: readonly [x: TensorLayout];
   delta: readonly [delta: TensorLayout];
   latentDelta: readonly [delta: TensorLayout];
+  calibrated: readonly [delta: TensorLayout<CalibratedFormat>];
 }
+
+/** Symmetric codes, or f32 with the identity quantizer; without a calibration the average is all that is known. */
+export type CalibratedFormat = SymmetricFormat | AverageFormat | 'f32';
+
+/** Symmetric codes of channels whose bits are not known. */
+export interface AverageFormat {
+  readonly groupSize: number;
+  /** Bits that a token takes in a layer, on average over all layers, scales included. */
+  readonly tokenBits: number;
+}
+
+/** Formats of all kinds of layers. */
+export type SealedFormat = StorageFormat | NuqFormat | CalibratedFormat;
 
 /** Kinds of layers; see the table above. */
 export type LayerKind = keyof SealedTensors;
@@ -105,9 +122,12 @@ export function layoutSizes(shape: CacheModelShape): LayoutSizes {
  * What every layer stores.
  *
  * @param options resolved for the model
+ * @param plan of a calibrated cache; without it the bits of its channels are not known
  */
-export function cacheLayout(options: CacheOptions, sizes: LayoutSizes): LayerLayout[] {
-  return Array.from({ length: sizes.numHiddenLayers }, (_, layer) => layerLayout(options, sizes, layer));
+export function cacheLayout(options: CacheOptions, sizes: LayoutSizes, plan?: CalibratedPlan): LayerLayout[] {
+  return Array.from({ length: sizes.numHiddenLayers }, (_, layer) =>
+    layerLayout(options, sizes, layer, plan),
+  );
 }
 
 /**
@@ -115,8 +135,15 @@ export function cacheLayout(options: CacheOptions, sizes: LayoutSizes): LayerLay
  *
  * @param options resolved for the model
  * @param layer 0 to numHiddenLayers - 1
+ * @param plan as for {@link cacheLayout}
  */
-export function layerLayout(options: CacheOptions, sizes: LayoutSizes, layer: number): LayerLayout {
+export function layerLayout(
+  options: CacheOptions,
+  sizes: LayoutSizes,
+  layer: number,
+  plan?: CalibratedPlan,
+): LayerLayout {
+  if (options.form === 'calibrated') return calibrated(options, sizes, layer, plan);
   switch (options.variant) {
     case 'kv': {
       const format = exactFormat(options);
@@ -236,6 +263,28 @@ function latents(
     factors: ['key', 'value'],
     sum: 'none',
     isBase,
+  };
+}
+
+/** Coordinates of the carrier, each with bits of its own. */
+function calibrated(
+  options: CacheOptions,
+  sizes: LayoutSizes,
+  layer: number,
+  plan: CalibratedPlan | undefined,
+): LayerLayout {
+  const { groupSize, bits } = options;
+  const columns = carrierWidth(sizes);
+  const format = plan
+    ? { groupSize, channelBits: plan.channelBits[layer] }
+    : { groupSize, tokenBits: bits * 2 * sizes.kvDim };
+  return {
+    kind: 'calibrated',
+    sealed: [tensor('delta', columns, options.quantizer === 'identity' ? 'f32' : format)],
+    window: [{ name: 'carrier', columns, source: carrierOf(sizes) === 'x' ? 'x' : 'carrier' }],
+    factors: [],
+    sum: 'none',
+    isBase: false,
   };
 }
 

@@ -41,8 +41,6 @@ export const CACHE_VARIANTS = Object.keys(VARIANTS) as readonly CacheVariant[];
 const KEY_VALUE: readonly CacheVariant[] = ['kivi', 'kvquant'];
 /** Variants that store layer inputs: the ones with presets. */
 export const XQUANT: readonly CacheVariant[] = ['xquant', 'xquant-cl'];
-/** Variants that can be calibrated: none in this version. */
-const CALIBRATED: readonly CacheVariant[] = [];
 /** Variants whose quantizer is the uniform one. */
 const UNIFORM: readonly CacheVariant[] = ['kivi', ...XQUANT];
 
@@ -56,6 +54,7 @@ export type CachePreset = 'paper' | 'tuned' | 'calibrated';
 export const PRESETS: Readonly<Partial<Record<CachePreset, string>>> = {
   tuned: 'default',
   paper: 'to the letter',
+  calibrated: 'learned bases',
 };
 
 /** Forms of what XQuant stores: X itself, its projection on singular vectors of Wk and Wv, or calibrated coordinates. */
@@ -151,6 +150,7 @@ export const OPTIONS = {
     values: count(0),
     variants: [...KEY_VALUE, ...XQUANT],
     default: 0,
+    presets: { calibrated: 4 },
     absent: 0,
   }),
   /** How the range of a group is chosen. */
@@ -208,14 +208,14 @@ export const OPTIONS = {
   /** Layers below that a calibrated cache predicts a layer from. */
   predict: row({
     values: count(0, 2),
-    variants: CALIBRATED,
+    variants: ['xquant-cl'],
     default: ({ variant, form }) => (variant === 'xquant-cl' && form === 'calibrated' ? 1 : 0),
     absent: 0,
   }),
   /** What shares a calibrated basis: keys and values of a layer, each of the two, or each head. */
   basis: row({
     values: choice(['joint', 'tensor', 'head']),
-    variants: CALIBRATED,
+    variants: XQUANT,
     default: 'joint',
     absent: 'joint',
   }),
@@ -223,8 +223,8 @@ export const OPTIONS = {
   outlierFraction: row({ name: 'outliers', values: fraction(), variants: ['kvquant'], default: 0.01 }),
   /** Whether levels of `kvquant` are read with Q-Norm's correction. */
   qNorm: row({ name: 'qnorm', values: choice(['off', 'on']), variants: ['kvquant'], default: 'off' }),
-  /** File of the calibration of `kvquant`; empty for the one that comes with an embedded model. */
-  calibration: row({ values: path(), variants: ['kvquant'], default: '' }),
+  /** File of the calibration of `kvquant` or of calibrated caches; empty for the one that is found by itself. */
+  calibration: row({ values: path(), variants: ['kvquant', ...XQUANT], default: '' }),
   /** `identity` stores f32 everywhere: for tests, and to see what quantization alone costs. */
   quantizer: row({
     values: choice(['uniform', 'identity']),
@@ -272,6 +272,7 @@ export function usesPerChannel({
   valueGrouping,
 }: OptionsAbove): boolean {
   const groupings: Grouping[] = [];
+  if (form === 'calibrated') return true;
   if (variant === 'kivi' || form === 'latent') groupings.push(keyGrouping, valueGrouping);
   if (variant === 'xquant-cl' || (variant === 'xquant' && form === 'x')) groupings.push(grouping);
   return groupings.includes('perChannel');

@@ -12,6 +12,7 @@ import { ConfigError } from '../errors.js';
 import { nearestName } from '../nearest-name.js';
 import { assertNuqBits } from '../quant/nuq.js';
 import { assertBits } from '../quant/uniform.js';
+import { carrierOf } from './calibration.js';
 import { AUTO_CACHE, chooseCache } from './default-cache.js';
 import {
   CACHE_VARIANTS,
@@ -205,7 +206,8 @@ function assertRequest(request: CacheRequest): void {
 /** Requires options that are each allowed to go together, and with the model. */
 function assertCacheOptions(options: CacheOptions, shape: CacheModelShape): void {
   const { variant, form, groupSize, residualWindow } = options;
-  assertCalibratedOptions(options);
+  if (form === 'calibrated') assertCalibratedOptions(options, shape);
+  else assertUncalibratedOptions(options);
   for (const key of ['firstLayers', 'lastLayers', 'baseLayers'] as const) {
     if (options[key] > shape.numHiddenLayers) {
       throw new ConfigError(key, options[key], `from 0 to ${shape.numHiddenLayers}, the layers of the model`);
@@ -239,11 +241,44 @@ function assertCacheOptions(options: CacheOptions, shape: CacheModelShape): void
   }
 }
 
-/** Options of calibrated caches, which no other cache can have. */
-function assertCalibratedOptions({ form, bits, predict, basis }: CacheOptions): void {
-  if (form === 'calibrated') {
-    throw new ConfigError('form', form, '"x" or "latent": this version has no calibrated caches');
+/** Requires of a calibrated cache what it can be, and that nothing is asked for that it would ignore. */
+function assertCalibratedOptions(options: CacheOptions, shape: CacheModelShape): void {
+  const { variant, predict, basis } = options;
+  if (!XQUANT.includes(variant)) throw new ConfigError('form', 'calibrated', `one of ${XQUANT.join(', ')}`);
+  if (variant === 'xquant-cl' && predict === 0) {
+    throw new ConfigError('predict', predict, '1 or 2; without prediction the cache is "xquant"');
   }
+  const kvDim = shape.numKeyValueHeads * shape.headDim;
+  if (basis !== 'joint' && (variant === 'xquant-cl' || carrierOf({ ...shape, kvDim }) === 'x')) {
+    throw new ConfigError(
+      'basis',
+      basis,
+      '"joint" with prediction, and where X is stored, not keys and values',
+    );
+  }
+  for (const [key, only] of Object.entries(WITHOUT_MEANING_IF_CALIBRATED)) {
+    const value = options[key as OptionKey];
+    if (value !== only)
+      throw new ConfigError(
+        optionName(key as OptionKey),
+        value,
+        `${only} with form "calibrated", as preset "calibrated" has it`,
+      );
+  }
+}
+
+/** What a calibrated cache has in place of these options, or does not have. */
+const WITHOUT_MEANING_IF_CALIBRATED = {
+  rotation: 'none',
+  range: 'minmax',
+  outlierChannel: 'quantized',
+  accumulator: 'f32',
+  firstLayers: 0,
+  lastLayers: 0,
+} as const satisfies Partial<CacheOptions>;
+
+/** Refuses options that only a calibrated cache can have. */
+function assertUncalibratedOptions({ bits, predict, basis }: CacheOptions): void {
   assertBits(bits);
   if (predict !== 0) throw new ConfigError('predict', predict, '0 unless the cache is calibrated');
   if (basis !== 'joint') throw new ConfigError('basis', basis, '"joint" unless the cache is calibrated');

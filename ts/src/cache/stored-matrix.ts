@@ -30,15 +30,17 @@ export function storeMatrix(source: Matrix, format: StorageFormat, place: GroupP
 }
 
 /**
- * The values of a stored matrix. Rows of `kvquant` cannot be read without their levels; see its cache.
+ * The values of a stored matrix. Rows of `kvquant` cannot be read without their levels, and symmetric codes not without
+ * their bits; see their caches.
  *
  * @returns [rows, columns], fresh unless it was stored in f32
- * @throws {TypeError} if it is rows of `kvquant`
+ * @throws {TypeError} if it is one of these
  */
 export function loadMatrix(stored: StoredMatrix): Matrix {
   if ('packed' in stored) return dequantizeMatrix(stored);
   if ('float16' in stored) return matrix(stored.rows, stored.columns, decodeFloat16(stored.float16));
   if ('rowCodes' in stored) throw new TypeError('rows of kvquant can be read only with their levels');
+  if ('channelCodes' in stored) throw new TypeError('symmetric codes can be read only with their bits');
   return stored;
 }
 
@@ -55,6 +57,9 @@ export function countStored(stored: StoredMatrix, bytes: CacheBytes): void {
     bytes.scales += parts.scales;
     bytes.mins += parts.mins;
     bytes.outliers += parts.outliers;
+  } else if ('channelCodes' in stored) {
+    bytes.codes += stored.channelCodes.byteLength;
+    bytes.scales += stored.scales.byteLength;
   } else {
     bytes.outliers += ('float16' in stored ? stored.float16 : stored.data).byteLength;
   }
@@ -62,7 +67,7 @@ export function countStored(stored: StoredMatrix, bytes: CacheBytes): void {
 
 /** A byte count of nothing. */
 export function zeroBytes(): CacheBytes {
-  return { codes: 0, scales: 0, mins: 0, window: 0, outliers: 0, baseLayers: 0, scratch: 0 };
+  return { codes: 0, scales: 0, mins: 0, window: 0, outliers: 0, baseLayers: 0, scratch: 0, plan: 0 };
 }
 
 /**
@@ -87,12 +92,12 @@ export function addBytes(total: CacheBytes, bytes: CacheBytes): void {
   for (const kind of Object.keys(total) as (keyof CacheBytes)[]) total[kind] += bytes[kind];
 }
 
-/** All bytes of a count; `scratch` included. */
+/** All bytes of a count; `scratch` and `plan` included. */
 export function totalBytes(bytes: CacheBytes): number {
-  return storedBytes(bytes) + bytes.scratch;
+  return storedBytes(bytes) + bytes.scratch + bytes.plan;
 }
 
-/** Bytes that stay between forward passes: everything except `scratch`. */
+/** Bytes of the sequence that stay between forward passes: everything except `scratch` and `plan`. */
 export function storedBytes(bytes: CacheBytes): number {
   const { codes, scales, mins, window, outliers, baseLayers } = bytes;
   return codes + scales + mins + window + outliers + baseLayers;

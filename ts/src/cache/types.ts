@@ -11,6 +11,8 @@
 import type { Matrix } from '../numerics/matrix.js';
 import type { QuantizedMatrix } from '../quant/grouped.js';
 import type { NuqMatrix } from '../quant/nuq.js';
+import type { SymmetricMatrix } from '../quant/symmetric.js';
+import type { CalibratedPlan, Calibration } from './calibration.js';
 import type { KvquantCalibration } from './kvquant.js';
 import type { CacheOptions } from './options.js';
 
@@ -73,11 +75,18 @@ export interface FactorSource {
    */
   factors(layer: number, matrix: FactoredMatrix): LatentFactors;
   /**
-   * The calibration that `kvquant` needs, if it has been loaded.
+   * A calibration, if it has been loaded.
    *
+   * @param kind what it is for
    * @param path as in {@link CacheOptions.calibration}
    */
-  calibration?(path: string): KvquantCalibration | undefined;
+  calibration?<K extends keyof Calibrations>(kind: K, path: string): Calibrations[K] | undefined;
+}
+
+/** Calibrations by what they are for: variant `kvquant`, and caches of form `calibrated`. */
+export interface Calibrations {
+  readonly kvquant: KvquantCalibration;
+  readonly calibrated: Calibration;
 }
 
 /** Matrices that {@link FactorSource} factors. */
@@ -93,16 +102,18 @@ export interface CacheBytes {
   mins: number;
   /** Newest tokens, not yet sealed, in f16. */
   window: number;
-  /** Sealed values that are kept unquantized: all of the `kv` cache, f16 outlier channels, outliers and sink of `kvquant`. */
+  /** Sealed values that are kept unquantized: all of the `kv` cache, f16 outlier channels, outliers of `kvquant`, sinks. */
   outliers: number;
   /** Everything that the first, differently coded layers of `xquant-cl` hold once sealed. */
   baseLayers: number;
-  /** Scratch that all layers share during a forward pass: the cross-layer accumulator. */
+  /** Scratch that all layers share during a forward pass: the cross-layer accumulator, or the coordinates of layers below. */
   scratch: number;
+  /** Matrices, offsets and bits of a calibrated cache. They belong to the model and are shared by all its caches. */
+  plan: number;
 }
 
 /** A matrix as a cache keeps it: quantized, or in f16 bits, or (identity quantizer) in f32. */
-export type StoredMatrix = QuantizedMatrix | NuqMatrix | Float16Matrix | Matrix;
+export type StoredMatrix = QuantizedMatrix | NuqMatrix | SymmetricMatrix | Float16Matrix | Matrix;
 
 /** A row-major matrix of f16 numbers. */
 export interface Float16Matrix {
@@ -170,6 +181,8 @@ export interface ModelCache {
   readonly backend: string;
   /** Every option, resolved. */
   readonly options: CacheOptions;
+  /** How the layers of a calibrated cache are coded. */
+  readonly calibrated?: CalibratedPlan;
   /** Tokens stored (the same in every layer, except inside a forward pass). */
   readonly length: number;
   readonly layers: readonly LayerCache[];

@@ -10,7 +10,7 @@ import { AUTO_CACHE, chooseCache } from '../cache/default-cache.js';
 import type { KvquantCalibration } from '../cache/kvquant.js';
 import type { CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type { FactoredMatrix, LatentFactors, ModelCache } from '../cache/types.js';
+import type { Calibrations, FactoredMatrix, LatentFactors, ModelCache } from '../cache/types.js';
 import { planBytes } from '../engine/plan-bytes.js';
 import { WasmModel } from '../engine/wasm-model.js';
 import type { CachedSequence } from '../generate.js';
@@ -36,9 +36,9 @@ const LONG_FACTORING_SECONDS = 5;
 interface FactorStore {
   factors(layer: number, matrix: FactoredMatrix): LatentFactors;
   preset(layer: number, matrix: FactoredMatrix, factors: LatentFactors): void;
-  calibration(path: string): KvquantCalibration | undefined;
+  calibration<K extends keyof Calibrations>(kind: K, path: string): Calibrations[K] | undefined;
   isCalibrationOf(calibration: KvquantCalibration): boolean;
-  presetCalibration(calibration: KvquantCalibration, path?: string): void;
+  presetCalibration<K extends keyof Calibrations>(kind: K, calibration: Calibrations[K], path?: string): void;
 }
 
 /** A model that is loaded, and what belongs to it. */
@@ -184,10 +184,10 @@ async function loadCalibration(
   path: string,
   terminal: Terminal,
 ): Promise<void> {
-  if (factors.calibration(path)) return;
+  if (factors.calibration('kvquant', path)) return;
   if (path !== '') {
     const calibration = readCalibration(await readInput(path, terminal), path, model.config);
-    usage(() => factors.presetCalibration(calibration, path));
+    usage(() => factors.presetCalibration('kvquant', calibration, path));
     return;
   }
   presetOwnCalibration({ model, factors });
@@ -196,7 +196,7 @@ async function loadCalibration(
 /** Makes the calibration of an embedded model known to it; does nothing for others. */
 export function presetOwnCalibration({ model, factors }: Pick<OpenedModel, 'model' | 'factors'>): void {
   const own = embeddedCalibrations(model.config).find((each) => factors.isCalibrationOf(each));
-  if (own) factors.presetCalibration(own);
+  if (own) factors.presetCalibration('kvquant', own);
 }
 
 /** Computes factors one by one, so that Ctrl-C is heard between them. */

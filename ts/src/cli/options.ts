@@ -313,7 +313,7 @@ function cacheHelp(): string {
 Caches: auto (by the model), or NAME[:BITS][@PRESET][?option=value&...]
 ${examples.join('\n')}
   ${'xquant-cl:2@paper?group=64'.padEnd(28)} presets: ${presets.join(', ')}
-Bits: ${BITS.slice(0, -1).join(', ')} or ${BITS.at(-1)} (default 4). Options by cache:
+Bits: ${BITS.slice(0, -1).join(', ')} or ${BITS.at(-1)} (default 4); @calibrated: 0.5 to 8. Options by cache:
 ${options.join('\n')}`;
 }
 

@@ -269,7 +269,7 @@ async function presetCalibration(
   if (path === undefined) return '';
   const bytes = await readInput(path, terminal);
   const calibration = readCalibration(bytes, path, model.config);
-  usage(() => factors.presetCalibration(calibration));
+  usage(() => factors.presetCalibration('kvquant', calibration));
   return createHash('sha256').update(bytes).digest('hex');
 }
 

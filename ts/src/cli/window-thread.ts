@@ -21,7 +21,11 @@ async function start(): Promise<ModelEvaluator> {
   const model = await WasmModel.load(config, weights, engine);
   for (const each of factors) model.factors.preset(each.layer, each.matrix, each.factors);
   if (calibration === undefined) presetOwnCalibration({ model, factors: model.factors });
-  else model.factors.presetCalibration(readCalibration(readFileSync(calibration), calibration, config));
+  else
+    model.factors.presetCalibration(
+      'kvquant',
+      readCalibration(readFileSync(calibration), calibration, config),
+    );
   return new ModelEvaluator(new KvquantSimulation(model));
 }
 

@@ -44,6 +44,7 @@ function layerPlanBytes(
     smallProductBytes(outputs, inputs, { tokens, rows: false, keyWeights, format, dequantize });
   switch (layout.kind) {
     case 'keysAndValues':
+    case 'calibrated': // its cache counts the transforms, on either backend
       return 0;
     case 'latents': {
       const rank = Math.min(hiddenSize, kvDim);

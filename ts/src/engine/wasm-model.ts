@@ -308,7 +308,8 @@ export class WasmModel implements LanguageModel, CacheHost {
     }
     if (stored) recordFinishRows(immediate, this.config, this.#model.layers[layer], keys, values, tokens);
     const [keyLatent = 0, valueLatent = 0] = latents;
-    return { rows: { x, normalized, stream, keys, values, keyLatent, valueLatent }, free };
+    const rows = { x, normalized, stream, keys, values, keyLatent, valueLatent, carrier: keyLatent };
+    return { rows, free };
   }
 
   /** @internal */

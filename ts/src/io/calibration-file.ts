@@ -26,6 +26,7 @@ import {
 } from '../cache/calibration.js';
 import type { Float16Matrix } from '../cache/types.js';
 import { FormatError } from '../errors.js';
+import { derivedSizes } from '../model/config.js';
 import { alignedCopy } from '../numerics/bytes.js';
 import type { Distortion } from '../quant/allocate-bits.js';
 import { CHANNEL_BITS } from '../quant/symmetric.js';
@@ -97,8 +98,9 @@ export function readCalibrationFile(bytes: Uint8Array, path: string, owner: Fact
   const text = (key: string) => new MetadataValue(metadata[key], key, path);
   const sets = text('sets').json('a list of sets of different names', isListOfSets);
   const left = new TensorTaker(tensors, path);
-  const width = carrierWidth(owner.config);
-  const layers = owner.config.numHiddenLayers;
+  const { hiddenSize, numHiddenLayers: layers } = owner.config;
+  const sizes = { hiddenSize, kvDim: derivedSizes(owner.config).kvDim };
+  const width = carrierWidth(sizes);
   const calibration: Calibration = {
     origin: readOrigin(text),
     distortion: text('distortion').json(
@@ -106,7 +108,7 @@ export function readCalibrationFile(bytes: Uint8Array, path: string, owner: Fact
       isDistortion,
     ),
     sets: sets.map((description) => {
-      if (description.basis !== 'joint' && carrierOf(owner.config) === 'x') {
+      if (description.basis !== 'joint' && carrierOf(sizes) === 'x') {
         const reason = `set "${description.name}" has basis ${description.basis}, but what this model stores is X, not keys and values`;
         throw new FormatError(path, 'metadata "sets"', reason);
       }

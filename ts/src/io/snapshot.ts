@@ -12,12 +12,14 @@
  * @module
  */
 
+import type { CalibratedPlan } from '../cache/calibration.js';
 import { KvquantCache } from '../cache/kvquant.js';
 import {
   cacheLayout,
   exactFormat,
   type LayerLayout,
   layoutSizes,
+  type SealedFormat,
   sinkName,
   sinksOf,
   type TensorLayout,
@@ -25,13 +27,13 @@ import {
 } from '../cache/layout.js';
 import { type CacheOptions, type CacheRequest, OPTION_KEYS, optionRow } from '../cache/options.js';
 import { wantedInstead } from '../cache/presets.js';
-import type { StorageFormat } from '../cache/stored-matrix.js';
 import type { LayerState, ModelCache, SealedBlock, StoredMatrix } from '../cache/types.js';
 import { ConfigError, FormatError, XQuantError } from '../errors.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { groupedSizes } from '../quant/grouped.js';
 import type { NuqFormat, NuqMatrix } from '../quant/nuq.js';
 import { packedBytes } from '../quant/pack.js';
+import { symmetricSizes } from '../quant/symmetric.js';
 import type { ChatMessage } from '../text/chat-template.js';
 import { crc32 } from './crc32.js';
 import { parseJsonObject } from './json.js';
@@ -96,7 +98,7 @@ export interface SnapshotOwner {
 
 interface Metadata extends SnapshotInfo {
   readonly layers: number;
-  /** Of `kvquant`, whose ranges and levels are not in the file: their CRC-32. */
+  /** Of what belongs to the model and is not in the file, ranges and levels of `kvquant` or a calibrated plan: CRC-32. */
   readonly calibration?: number;
   readonly messages: readonly ChatMessage[];
 }
@@ -238,9 +240,9 @@ export function restoreSnapshot(bytes: Uint8Array, path: string, owner: Snapshot
   // With the identity quantizer kvquant needs no calibration, though older files name one.
   const needsNone = cache.options.variant === 'kvquant' && crc === undefined;
   if (!needsNone && metadata.calibration !== crc) {
-    throw new FormatError(path, 'calibration', 'the snapshot was made with another calibration of KVQuant');
+    throw new FormatError(path, 'calibration', 'the snapshot was made with another calibration');
   }
-  const layouts = cacheLayout(cache.options, layoutSizes(config));
+  const layouts = cacheLayout(cache.options, layoutSizes(config), cache.calibrated);
   const states = layouts.map((layout, index) => {
     const reader = new PartReader(sections[index + 2], path);
     return readLayer(reader, layout, cache.options, metadata.length);
@@ -258,6 +260,7 @@ function layerParts({ blocks, window }: LayerState): Part[] {
 function matrixParts(stored: StoredMatrix): Part[] {
   if ('packed' in stored) return [stored.packed, stored.scales, stored.mins];
   if ('rowCodes' in stored) return nuqParts(stored);
+  if ('channelCodes' in stored) return [stored.channelCodes, stored.scales];
   return ['float16' in stored ? stored.float16 : stored.data];
 }
 
@@ -269,8 +272,12 @@ function nuqParts(rows: NuqMatrix): Part[] {
   return [...parts, outlierStarts, Uint32Array.of(outlierValues.length), outlierChannels, outlierValues];
 }
 
-/** CRC-32 of all ranges and levels that a `kvquant` cache is read with; none if it reads without. */
+/**
+ * CRC-32 of all ranges and levels that a `kvquant` cache is read with, or of the plan of a calibrated one; none if it reads
+ * without.
+ */
 function calibrationCrc(cache: ModelCache): number | undefined {
+  if (cache.calibrated) return planCrc(cache.calibrated);
   const layers = cache.layers.filter((layer) => layer instanceof KvquantCache);
   if (layers.length === 0) return undefined;
   const numbers = layers.flatMap((layer) => {
@@ -279,6 +286,21 @@ function calibrationCrc(cache: ModelCache): number | undefined {
     return [...keyRanges.lower, ...keyRanges.upper, ...keys.levels, ...values.levels, ...qNorms];
   });
   return crc32(toLittleEndian(Float32Array.from(numbers)));
+}
+
+const crcOfPlan = new WeakMap<CalibratedPlan, number>();
+
+function planCrc(plan: CalibratedPlan): number {
+  let crc = crcOfPlan.get(plan);
+  if (crc === undefined) {
+    const parts = plan.set.layers.flatMap(({ decode, predict, offset }, layer) => {
+      const matrices = [decode, ...predict].map(({ float16 }) => float16);
+      return [Uint8Array.from(plan.channelBits[layer]), offset, ...matrices];
+    });
+    crc = crc32(toLittleEndian(Uint32Array.from(parts, (part) => crc32(toLittleEndian(part)))));
+    crcOfPlan.set(plan, crc);
+  }
+  return crc;
 }
 
 /** An empty cache with the options of a snapshot, each of which must be one that the model can have. */
@@ -347,13 +369,20 @@ type NamedTensor = readonly [string, StoredMatrix];
 
 function readTensor(
   reader: PartReader,
-  { name, columns, format }: TensorLayout<StorageFormat | NuqFormat>,
+  { name, columns, format }: TensorLayout<SealedFormat>,
   rows: number,
   place: string,
 ): NamedTensor {
   if (format === 'f16') return [name, reader.float16Matrix(rows, columns, place)];
   if (format === 'f32') return [name, reader.float32Matrix(rows, columns, place)];
   if ('rowRanges' in format) return [name, readNuq(reader, columns, format, rows, place)];
+  if ('tokenBits' in format) throw new TypeError('a layout without a plan');
+  if ('channelBits' in format) {
+    const { groups, codeBytes } = symmetricSizes(rows, format);
+    const channelCodes = reader.bytes(codeBytes);
+    const scales = reader.finiteFloat16(groups, `${place}, scales`);
+    return [name, { rows, columns, groupSize: format.groupSize, channelCodes, scales }];
+  }
   const { bits, groupSize, grouping } = format;
   const sizes = groupedSizes(rows, columns, format);
   const packed = reader.bytes(sizes.packedBytes);

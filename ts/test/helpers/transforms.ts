@@ -56,9 +56,9 @@ export function sampleTransforms(
 ): Calibration {
   const carriers = projections.map(({ wK, wV, hiddenSize }, layer) => {
     const { x } = sample[layer];
-    return toDense(carrierOf(shape) === 'x' ? x : linear(x, concatRows([wK, wV], hiddenSize)));
+    return toDense(carrierOf(projections[layer]) === 'x' ? x : linear(x, concatRows([wK, wV], hiddenSize)));
   });
-  const wishes = carrierOf(shape) === 'x' ? SAMPLE_SETS : [...SAMPLE_SETS, ...SAMPLE_BLOCK_SETS];
+  const wishes = carrierOf(projections[0]) === 'x' ? SAMPLE_SETS : [...SAMPLE_SETS, ...SAMPLE_BLOCK_SETS];
   return {
     origin: {
       model: 'random layers',

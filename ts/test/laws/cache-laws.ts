@@ -64,6 +64,14 @@ export const CACHES_UNDER_TEST: readonly { spec: string; shape: keyof typeof SHA
     ].map((spec) => ({ spec, shape: 'gqa' as const })),
   );
 
+/** Calibrated caches; whoever runs them has to make a calibration known. */
+export const CALIBRATED_CACHES: readonly { spec: string; shape: keyof typeof SHAPES }[] = [
+  { spec: 'xquant:2.25@calibrated?group=32', shape: 'mha' },
+  { spec: 'xquant-cl:3@calibrated?predict=2&sinks=0&group=32', shape: 'mha' },
+  { spec: 'xquant:4.25@calibrated?basis=head&sinks=1&group=32', shape: 'gqa' },
+  { spec: 'xquant-cl:1.6@calibrated?group=16', shape: 'gqa' },
+];
+
 const BLOCK = 32;
 
 /**

@@ -94,7 +94,16 @@ describe('totals', () => {
 
   it('book f16 keys and values as what they are', () => {
     const shape = NAMED_SHAPES['smollm2-135m'];
-    const bytes = { codes: 0, scales: 0, mins: 0, window: 3, outliers: 4, baseLayers: 0, scratch: 0 };
+    const bytes = {
+      codes: 0,
+      scales: 0,
+      mins: 0,
+      window: 3,
+      outliers: 4,
+      baseLayers: 0,
+      scratch: 0,
+      plan: 0,
+    };
     expect(bytesByKind(resolveCacheOptions('kv', shape), bytes)).toMatchObject({
       keysAndValues: 7,
       window: 0,

@@ -34,6 +34,12 @@ export function createPlan(source: PlanSource): LayerPlan {
     case 'delta':
     case 'latentDelta':
       return new CrossLayerPlan(source, layout);
+    case 'calibrated':
+      throw new ConfigError(
+        'form',
+        options.form,
+        '"x" or "latent" on wasm (calibrated: on the reference backend)',
+      );
     case 'nonUniform': {
       const { variant } = options;
       const others = CACHE_VARIANTS.filter((each) => each !== variant).join(', ');

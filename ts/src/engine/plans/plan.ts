@@ -128,7 +128,7 @@ export abstract class LayerPlan {
    * @param layout of the layer
    * @throws {MemoryError} if there is no room for folded weights
    */
-  constructor(source: PlanSource, layout: Exclude<LayerLayout, { kind: 'nonUniform' }>) {
+  constructor(source: PlanSource, layout: Exclude<LayerLayout, { kind: 'nonUniform' | 'calibrated' }>) {
     const { config, options, projection, weights } = source;
     this.#memory = source.memory;
     this.#recorder = source.recorder;

@@ -29,7 +29,7 @@ function calibrated(projections: readonly KeyValueProjection[]): ComputedFactors
   const known = factorsOf.get(projections);
   if (known) return known;
   const factors = new ComputedFactors(projections);
-  factors.presetCalibration(sampleCalibration(projections, randomInputs(projections, 400, 77)));
+  factors.presetCalibration('kvquant', sampleCalibration(projections, randomInputs(projections, 400, 77)));
   factorsOf.set(projections, factors);
   return factors;
 }

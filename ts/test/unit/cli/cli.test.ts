@@ -515,7 +515,7 @@ describe('bad usage: exit code 2, one line that says what is wrong, nothing writ
     ],
     ['an unknown cache', [...run, '--cache', 'zip:4'], /one of kv, kivi, .*xquant, xquant-cl .*got "zip:4"/],
     ['an unknown cache option', [...run, '--cache', 'xquant:4?gruop=64'], /got "gruop"/],
-    ['an unknown preset', [...run, '--cache', 'xquant:4@best'], /tuned or paper/],
+    ['an unknown preset', [...run, '--cache', 'xquant:4@best'], /tuned or paper or calibrated/],
     [
       'a cache that the model cannot have',
       [...run, '--cache', 'xquant-cl:2?deltaSpace=stream'],

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { allocateChannels, carrierWidth, findSet } from '../../../src/cache/calibration.js';
+import { calibratedPlan, findSet } from '../../../src/cache/calibration.js';
 import { ConfigError, FormatError } from '../../../src/errors.js';
 import { readCalibrationFile, writeCalibrationFile } from '../../../src/io/calibration-file.js';
 import {
@@ -166,11 +166,14 @@ describe('sets', () => {
   it('bits are given out over all layers and never more than wished for', () => {
     const { kvDim } = derivedSizes(owner.config);
     for (const bits of [0.5, 1.25, 2.25, 4.25, 8]) {
-      const allocation = allocateChannels(two, calibration.distortion, bits, SHAPES.gqa, 128);
-      expect(allocation.map(({ length }) => length)).toEqual(new Array(5).fill(carrierWidth(SHAPES.gqa)));
-      const average = allocatedBits(allocation, 1 / 8) / (2 * kvDim * 5);
+      const request = { predict: 2, basis: 'joint', bits, groupSize: 128 } as const;
+      const { set, channelBits } = calibratedPlan(calibration, request, kvDim);
+      expect(set).toBe(two);
+      expect(channelBits.map(({ length }) => length)).toEqual(new Array(5).fill(2 * kvDim));
+      const average = allocatedBits(channelBits, 1 / 8) / (2 * kvDim * 5);
       expect(average).toBeLessThanOrEqual(bits);
       expect(average).toBeGreaterThan(bits - 4 / (2 * kvDim * 5));
+      expect(calibratedPlan(calibration, request, kvDim).channelBits).toBe(channelBits);
     }
   });
 });

@@ -45,13 +45,15 @@ describe('the calibration of an embedded model', () => {
     expect(() => model.createCache('kvquant:2')).toThrow(/calibrate_kvquant/);
     const own = embeddedCalibrations(file.config).filter((each) => model.factors.isCalibrationOf(each));
     expect(own.map(({ origin }) => origin.model)).toEqual(['books-gqa.gguf']);
-    model.factors.presetCalibration(own[0]);
+    model.factors.presetCalibration('kvquant', own[0]);
     expect(model.createCache('kvquant:2').length).toBe(0);
   });
 
   it('is refused by a model with other weights', () => {
     const keyWeights = calibration.keyWeights!.map((each) => each.map((value) => value * 1.01));
-    expect(() => model.factors.presetCalibration({ ...calibration, keyWeights })).toThrow(ConfigError);
+    expect(() => model.factors.presetCalibration('kvquant', { ...calibration, keyWeights })).toThrow(
+      ConfigError,
+    );
   });
 });
 

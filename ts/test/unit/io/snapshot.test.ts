@@ -26,6 +26,7 @@ import {
   TINY_GQA_CONFIG,
   tinyModel,
 } from '../../helpers/tiny-model.js';
+import { sampleTransforms } from '../../helpers/transforms.js';
 import { engineOf } from '../engine/engines.js';
 
 const FINGERPRINT = '0123456789abcdef';
@@ -51,19 +52,23 @@ const CACHES = [
   'kvquant:3?window=16&outliers=0&qnorm=on',
   'kvquant:4?window=16&outliers=10%&sink=5',
   'kvquant:4?window=16&quantizer=identity',
+  'xquant:2.25@calibrated?group=16&window=16',
+  'xquant-cl:1.25@calibrated?group=8&window=16&predict=2',
+  'xquant-cl:4@calibrated?group=16&window=16&quantizer=identity',
 ];
 const GQA_CACHES = [
   'xquant:2?window=16',
   'xquant-cl:2?window=16',
   'xquant-cl:4?baseStore=latent&window=16',
   'kvquant:2?window=16&sink=1',
+  'xquant:4.25@calibrated?basis=head&group=16&window=16',
 ];
 
 /** What the engine has, too. */
 const SHARED = [
   ...CACHES.map((spec) => [spec, model] as const),
   ...GQA_CACHES.map((spec) => [spec, gqa] as const),
-].filter(([spec]) => !spec.startsWith('kvquant'));
+].filter(([spec]) => !/^kvquant|@calibrated/.test(spec));
 
 /** The same models on the engine. */
 const engines = new Map<ReferenceModel, LanguageModel>();
@@ -80,10 +85,13 @@ function engineFor(reference: ReferenceModel): LanguageModel {
   return engine;
 }
 
-/** Adds a calibration for `kvquant`. */
+/** Adds the calibrations that caches need. */
 function calibrated(model: ReferenceModel, seed = 1): ReferenceModel {
   const sample = randomInputs(model.projections, 64, seed);
-  model.factors.presetCalibration(sampleCalibration(model.projections, sample));
+  const more = randomInputs(model.projections, 300, seed);
+  const transforms = sampleTransforms(model.projections, more, model.config);
+  model.factors.presetCalibration('kvquant', sampleCalibration(model.projections, sample));
+  model.factors.presetCalibration('calibrated', transforms);
   return model;
 }
 

@@ -31,8 +31,8 @@ async function calibrate(): Promise<KvquantCalibration> {
 }
 
 const calibration = await calibrate();
-reference.factors.presetCalibration(calibration);
-wasm.factors.presetCalibration(calibration);
+reference.factors.presetCalibration('kvquant', calibration);
+wasm.factors.presetCalibration('kvquant', calibration);
 
 describe('KVQuant on the engine', () => {
   it.each([
