@@ -140,8 +140,8 @@ export class CaseInputs {
    * @throws {ShapeError} if the sizes of the three do not belong together
    */
   quantized(prefix: string, columns: number, format: GroupedFormat, suffix = ''): QuantizedMatrix {
-    const scales = this.#parameters(`${prefix}scales${suffix}`);
-    const mins = this.#parameters(`${prefix}mins${suffix}`);
+    const scales = this.halfBits(`${prefix}scales${suffix}`);
+    const mins = this.halfBits(`${prefix}mins${suffix}`);
     const packed = this.tensor(`${prefix}packed${suffix}`).bytes;
     const rows = this.#rowsOf(packed.length, scales.length, columns, format);
     const sizes = groupedSizes(rows, columns, format);
@@ -168,7 +168,13 @@ export class CaseInputs {
     throw new ShapeError(this.case.operation, 'packed', ['a multiple of the channels'], [packedBytes]);
   }
 
-  #parameters(name: string): Uint16Array {
+  /**
+   * Stored parameters as f16 bits.
+   *
+   * @throws {FormatError} if they are no f16 numbers
+   * @throws {NumericError} if one is not finite
+   */
+  halfBits(name: string): Uint16Array {
     const tensor = this.tensor(name);
     const isBits = tensor.dtype === 'F16' || tensor.dtype === 'U16' || tensor.dtype === 'I16';
     if (!isBits && !isFloating(tensor.dtype)) {

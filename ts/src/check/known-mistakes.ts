@@ -6,6 +6,7 @@
  */
 
 import type { KnownMistake } from './mistake.js';
+import { CALIBRATED_MISTAKES } from './mistakes-calibrated.js';
 import { CROSS_LAYER_MISTAKES } from './mistakes-cross-layer.js';
 import { packingMistakes, QUANTIZER_MISTAKES } from './mistakes-quantizer.js';
 import { ROPE_MISTAKES, ROTATION_MISTAKES } from './mistakes-rotation.js';
@@ -19,4 +20,5 @@ export const KNOWN_MISTAKES: readonly KnownMistake[] = [
   ...ROPE_MISTAKES,
   ...WEIGHT_MISTAKES,
   ...CROSS_LAYER_MISTAKES,
+  ...CALIBRATED_MISTAKES,
 ];

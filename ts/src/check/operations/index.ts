@@ -8,6 +8,8 @@ import { ConfigError } from '../../errors.js';
 import type { Operation } from '../operation.js';
 import { allocate } from './allocate.js';
 import { attend } from './attend.js';
+import { calibratedDecode } from './calibrated-decode.js';
+import { calibratedEncode } from './calibrated-encode.js';
 import { crossLayerDecode } from './cl-decode.js';
 import { crossLayerEncode } from './cl-encode.js';
 import { decode } from './decode.js';
@@ -37,6 +39,8 @@ export const OPERATIONS: readonly Operation[] = [
   rematerialize,
   crossLayerEncode,
   crossLayerDecode,
+  calibratedEncode,
+  calibratedDecode,
   attend,
   layer,
   tokens,

@@ -62,7 +62,12 @@ export function channelBitsOf(inputs: CaseInputs, channels: number): ChannelBits
   if (shape.length !== 1 || shape[0] !== channels) {
     throw new ShapeError(inputs.case.operation, 'bits', [channels], shape);
   }
-  return Array.from(data, (bits) => {
+  return toChannelBits(data);
+}
+
+/** @throws {ConfigError} if one does not exist */
+export function toChannelBits(widths: ArrayLike<number>): ChannelBits[] {
+  return Array.from(widths, (bits) => {
     const known = CHANNEL_BITS.find((each) => each === bits);
     if (known === undefined) throw new ConfigError('bits', bits, `one of ${CHANNEL_BITS.join(', ')}`);
     return known;
