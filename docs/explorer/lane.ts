@@ -4,8 +4,10 @@
  * @module
  */
 
+import { parseCacheSpec } from '../../ts/src/cache/presets.js';
 import { storedBytes } from '../../ts/src/cache/stored-matrix.js';
 import type { CacheBytes } from '../../ts/src/cache/types.js';
+import { type BytesByKind, bytesByKind } from '../../ts/src/memory-totals.js';
 import { formatBytes, formatCount, make } from './dom.js';
 import type { LaneReport, LaneStart } from './protocol.js';
 
@@ -23,14 +25,15 @@ const CHOICES: readonly (readonly [cache: string, label: string])[] = [
   ['xquant-cl:1@tuned', 'xquant-cl:1@tuned: differences, 1 bit'],
 ];
 
-const KINDS: readonly (readonly [kind: keyof CacheBytes, label: string])[] = [
+const KINDS: readonly (readonly [kind: keyof BytesByKind, label: string])[] = [
+  ['keysAndValues', 'f16 keys and values'],
   ['codes', 'codes'],
   ['scales', 'scales'],
   ['mins', 'minima'],
   ['window', 'window (f16)'],
   ['outliers', 'unquantized'],
   ['baseLayers', 'base layers'],
-  ['scratch', 'scratch'],
+  ['scratch', 'accumulator'],
 ];
 
 /** What a lane asks of the page. */
@@ -193,14 +196,15 @@ export class LaneView {
   }
 
   #showBytes(bytes: CacheBytes, stored: number, float16Bytes: number): void {
-    const parts = KINDS.filter(([kind]) => bytes[kind] > 0);
+    const booked = bytesByKind(parseCacheSpec(this.cache), bytes);
+    const parts = KINDS.filter(([kind]) => booked[kind] > 0);
     const full = Math.max(float16Bytes, stored + bytes.scratch);
     this.#bar.replaceChildren(
       ...parts.map(([kind]) =>
-        make('i', { style: `width:${(100 * bytes[kind]) / full}%;background:var(--${kind})` }),
+        make('i', { style: `width:${(100 * booked[kind]) / full}%;background:var(--${kind})` }),
       ),
     );
-    const texts = parts.map(([kind, label]) => `${label} ${formatBytes(bytes[kind])}`);
+    const texts = parts.map(([kind, label]) => `${label} ${formatBytes(booked[kind])}`);
     const total = `${formatBytes(stored)} of ${formatBytes(float16Bytes)} that f16 keys and values would take`;
     this.#bar.setAttribute('aria-label', `${total}: ${texts.join(', ')}`);
     this.#legend.replaceChildren(

@@ -6,12 +6,23 @@
 
 import { cacheSize, NAMED_SHAPES, namedShape, TABLE_CACHES } from '../../ts/src/analysis/memory.js';
 import { ConfigError } from '../../ts/src/errors.js';
+import { cacheTotals } from '../../ts/src/memory-totals.js';
 import type { App } from './app.js';
 import { byId, formatBytes, formatCount, make, table } from './dom.js';
 import type { LaneView } from './lane.js';
 
 const OWN_MODEL = 'the loaded model';
-const HEADS = ['cache', 'bytes', 'bits an element', 'smaller', 'size'] as const;
+const HEADS = [
+  'cache',
+  'bytes',
+  'bits an element',
+  'accumulator',
+  'plan',
+  'in all',
+  'smaller',
+  'alone',
+  'size',
+] as const;
 
 /**
  * Sets the section up.
@@ -41,7 +52,13 @@ export function memorySection(app: App, lanes: readonly LaneView[]): () => void 
     }
     const sizes = [...new Set([...TABLE_CACHES, ...lanes.map(({ cache }) => cache)])].flatMap((cache) => {
       try {
-        return [{ cache, ...cacheSize(cache, model, length) }];
+        return [
+          {
+            name: cache,
+            bits: cacheSize(cache, model, length).bitsPerElement,
+            memory: cacheTotals(cache, model, length),
+          },
+        ];
       } catch (error) {
         // One that this shape cannot have, or that is typed wrongly: the lane says so when it runs.
         if (error instanceof ConfigError || error instanceof RangeError) return [];
@@ -52,15 +69,19 @@ export function memorySection(app: App, lanes: readonly LaneView[]): () => void 
       const limit = formatCount(model.maxPositionEmbeddings);
       note.textContent = `The model was made for ${limit} tokens; the sizes are those of a longer context.`;
     }
-    const largest = Math.max(...sizes.map(({ storedBytes }) => storedBytes));
-    const rows = sizes.map(({ cache, storedBytes, bitsPerElement, compression }) => [
-      cache,
-      formatBytes(storedBytes),
-      bitsPerElement.toFixed(2),
-      `${compression.toFixed(1)} times`,
+    const largest = Math.max(...sizes.map(({ memory }) => memory.total));
+    const rows = sizes.map(({ name, bits, memory }) => [
+      name,
+      formatBytes(memory.cache),
+      bits.toFixed(2),
+      memory.accumulator === 0 ? '–' : formatBytes(memory.accumulator),
+      memory.plan === 0 ? '–' : formatBytes(memory.plan ?? 0),
+      formatBytes(memory.total),
+      ratio(memory.smaller),
+      ratio(memory.cacheSmaller),
       make('span', {
         class: 'size',
-        style: `width:${(100 * storedBytes) / largest}%`,
+        style: `width:${(100 * memory.total) / largest}%`,
         'aria-hidden': 'true',
       }),
     ]);
@@ -82,4 +103,9 @@ export function memorySection(app: App, lanes: readonly LaneView[]): () => void 
     draw();
   });
   return draw;
+}
+
+/** How many times smaller, or larger. */
+function ratio(smaller: number): string {
+  return smaller >= 1 ? `${smaller.toFixed(1)}x` : `${(1 / smaller).toFixed(1)}x larger`;
 }

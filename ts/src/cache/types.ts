@@ -8,6 +8,9 @@
  * @module
  */
 
+// Declarations name Symbol.dispose, which a project with an older `lib` does not know.
+/// <reference lib="esnext.disposable" preserve="true" />
+
 import type { Matrix } from '../numerics/matrix.js';
 import type { QuantizedMatrix } from '../quant/grouped.js';
 import type { NuqMatrix } from '../quant/nuq.js';

@@ -215,6 +215,9 @@ describeInChromium('the explorer', () => {
         expect(await page.textContent('#memory-table tbody tr:first-child')).toMatch(
           /kv\s*2\.15 GB\s*16\.00/,
         );
+        // The plan outweighs the cache, and the table does not hide it.
+        const row = page.locator('#memory-table tbody tr', { hasText: 'xquant-cl:2@tuned' }).first();
+        expect(await row.textContent()).toMatch(/67\.1 MB.*2\.41 GB.*x larger.*13\.1x/);
         await page.fill('#context', '');
         expect(await page.textContent('#memory-note')).toMatch(/positive/);
 

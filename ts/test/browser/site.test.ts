@@ -18,6 +18,8 @@ import { type StaticServer, serveFolders } from './static-server.js';
 const PAGES = {
   index: 'index.html',
   'a guide': 'documents/algorithm.html',
+  'the guide to the command line': 'documents/run-a-model.html',
+  'the guide to the server': 'documents/serve.html',
   'the API': 'modules.html',
   'a function of the API': 'functions/xquant.quantizeGroup.html',
   'the explorer': 'explorer/index.html',
@@ -51,6 +53,22 @@ describeInChromium('the site', () => {
       expect(complaints).toEqual([]);
       await context.close();
     });
+  });
+
+  it.each(Object.values(PAGES))('shows every link of its toolbar on a phone: %s', async (path) => {
+    const { page, context } = await openPage(browser);
+    await page.setViewportSize({ width: 390, height: 844 });
+    await page.goto(`${server.url}/${path}`);
+    const cut = await page
+      .locator('nav a:visible')
+      .evaluateAll((links) =>
+        links
+          .filter((link) => link.getBoundingClientRect().right > document.documentElement.clientWidth)
+          .map(({ textContent }) => textContent),
+      );
+    expect(cut).toEqual([]);
+    expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(390);
+    await context.close();
   });
 
   it('leads from the start page to the explorer and back', async () => {
