@@ -5,13 +5,21 @@
  */
 
 import { type BackendOptions, startModel } from './backends.js';
+import { ConfigError } from './errors.js';
 import { type LoadOptions, loadModelFile, type ModelSource } from './io/load-model.js';
 import type { ModelFile } from './io/model-file.js';
 import type { LanguageModel } from './model/language-model.js';
+import { inNode } from './platform.js';
 import { Tokenizer } from './text/tokenizer.js';
 
 /** Options of {@link loadModel}. */
-export interface LoadModelOptions extends LoadOptions, BackendOptions {}
+export interface LoadModelOptions extends LoadOptions, BackendOptions {
+  /**
+   * File of the calibration for caches of form `calibrated` (Node only). By default it is looked for beside the model and
+   * in `$XDG_CACHE_HOME/xquant`, where SVD factors are kept, too.
+   */
+  readonly calibration?: string;
+}
 
 /** A model ready to run. */
 export interface LoadedModel {
@@ -42,5 +50,17 @@ export async function loadModel(source: ModelSource, options: LoadModelOptions =
   // First: a tokenizer that cannot be built must not leave an engine behind.
   const tokenizer = new Tokenizer(file.tokenizer);
   const model = await startModel({ ...file, weights }, options);
+  if (inNode()) {
+    const { nodeStore } = await import('./io/node-calibration.js');
+    model.factors.useKeeper(nodeStore(sourceName(source), file, options.calibration));
+  } else if (options.calibration !== undefined) {
+    await model.dispose();
+    throw new ConfigError('calibration', options.calibration, 'absent: files by their path need Node');
+  }
   return { model, tokenizer, file };
+}
+
+/** What the user calls a model; nothing for one that has no name. */
+function sourceName(source: ModelSource): string {
+  return typeof source === 'string' || source instanceof URL ? String(source) : '';
 }

@@ -59,12 +59,36 @@ export function factoredMatrix(projection: KeyValueProjection, name: FactoredMat
   }
 }
 
+/** Factors of one matrix, by name. */
+export interface NamedFactors {
+  readonly layer: number;
+  readonly matrix: FactoredMatrix;
+  readonly factors: LatentFactors;
+}
+
+/** Where what is known of a model outlives a run; see io/calibration-store.ts. */
+export interface FactorKeeper {
+  /** Factors that a run before has kept. */
+  factors(layer: number, matrix: FactoredMatrix): LatentFactors | undefined;
+  /** Keeps factors for the next run. */
+  keep(computed: readonly NamedFactors[]): void;
+  /**
+   * The calibration for calibrated caches.
+   *
+   * @param path as in `CacheOptions.calibration`
+   * @throws {ConfigError} if there is none; says how to make it
+   */
+  calibration(path: string): Calibration;
+}
+
 /** Factors of a model, each computed when it is first asked for and kept. */
 export class ComputedFactors implements FactorSource {
   readonly #projections: readonly KeyValueProjection[];
   readonly #known = new Map<string, LatentFactors>();
   readonly #calibrations = new Map<string, Calibrations[keyof Calibrations]>();
   readonly #onCompute: FactorProgress | undefined;
+  #keeper: FactorKeeper | undefined;
+  #unkept: NamedFactors[] = [];
 
   /** @param projections of all layers, in order */
   constructor(projections: readonly KeyValueProjection[], onCompute?: FactorProgress) {
@@ -75,12 +99,36 @@ export class ComputedFactors implements FactorSource {
   /** {@inheritDoc FactorSource.factors} */
   factors(layer: number, name: FactoredMatrix): LatentFactors {
     const key = factorKey(layer, name);
-    let found = this.#known.get(key);
-    if (!found) {
-      this.#onCompute?.(layer, name);
-      found = latentFactors(factoredMatrix(this.#projections[layer], name));
-      this.#known.set(key, found);
-    }
+    const known = this.#stored(layer, name);
+    if (known) return known;
+    this.#onCompute?.(layer, name);
+    const factors = latentFactors(factoredMatrix(this.#projections[layer], name));
+    this.#known.set(key, factors);
+    if (this.#keeper) this.#unkept.push({ layer, matrix: name, factors });
+    return factors;
+  }
+
+  /** Whether factors need not be computed any more. */
+  has(layer: number, name: FactoredMatrix): boolean {
+    return this.#stored(layer, name) !== undefined;
+  }
+
+  /** Looks for what is not known in what runs before have kept. */
+  useKeeper(keeper: FactorKeeper): void {
+    this.#keeper = keeper;
+  }
+
+  /** Hands factors that were computed since the last call to the keeper, all at once: it writes a whole file. */
+  keepComputed(): void {
+    if (this.#unkept.length > 0) this.#keeper?.keep(this.#unkept);
+    this.#unkept = [];
+  }
+
+  /** Factors that need not be computed. */
+  #stored(layer: number, name: FactoredMatrix): LatentFactors | undefined {
+    const key = factorKey(layer, name);
+    const found = this.#known.get(key) ?? this.#keeper?.factors(layer, name);
+    if (found) this.#known.set(key, found);
     return found;
   }
 
@@ -90,7 +138,9 @@ export class ComputedFactors implements FactorSource {
   }
 
   calibration<K extends keyof Calibrations>(kind: K, path: string): Calibrations[K] | undefined {
-    return this.#calibrations.get(calibrationKey(kind, path)) as Calibrations[K] | undefined;
+    const found = this.#calibrations.get(calibrationKey(kind, path)) as Calibrations[K] | undefined;
+    if (found || kind !== 'calibrated') return found;
+    return this.#keeper?.calibration(path) as Calibrations[K] | undefined;
   }
 
   /** Whether a calibration was made for these weights, as far as it says. */

@@ -7,17 +7,17 @@
 import { float16KeyValueBytes } from '../analysis/memory.js';
 import { startModel } from '../backends.js';
 import { AUTO_CACHE, chooseCache } from '../cache/default-cache.js';
-import type { KvquantCalibration } from '../cache/kvquant.js';
+import type { ComputedFactors } from '../cache/factors.js';
 import type { CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type { Calibrations, FactoredMatrix, LatentFactors, ModelCache } from '../cache/types.js';
+import type { ModelCache } from '../cache/types.js';
 import { planBytes } from '../engine/plan-bytes.js';
 import { WasmModel } from '../engine/wasm-model.js';
 import type { CachedSequence } from '../generate.js';
 import { readCalibration } from '../io/kvquant-calibration.js';
 import { loadModelFile } from '../io/load-model.js';
 import type { ModelHeader } from '../io/model-file.js';
-import { embeddedCalibrations } from '../io/node-calibration.js';
+import { embeddedCalibrations, nodeStore } from '../io/node-calibration.js';
 import { type FactorName, factorsOfCache, readFactors } from '../io/svd-factors.js';
 import { type MemoryTotals, memoryTotals } from '../memory-totals.js';
 import type { LanguageModel } from '../model/language-model.js';
@@ -29,25 +29,13 @@ import type { ModelOptions } from './options.js';
 import { withProgress } from './progress.js';
 import { readInput, type Terminal, write } from './terminal.js';
 
-/** Factoring that takes longer deserves to be done once and kept. */
-const LONG_FACTORING_SECONDS = 5;
-
-/** Factors of a model that are computed when first asked for. */
-interface FactorStore {
-  factors(layer: number, matrix: FactoredMatrix): LatentFactors;
-  preset(layer: number, matrix: FactoredMatrix, factors: LatentFactors): void;
-  calibration<K extends keyof Calibrations>(kind: K, path: string): Calibrations[K] | undefined;
-  isCalibrationOf(calibration: KvquantCalibration): boolean;
-  presetCalibration<K extends keyof Calibrations>(kind: K, calibration: Calibrations[K], path?: string): void;
-}
-
 /** A model that is loaded, and what belongs to it. */
 export interface OpenedModel {
   readonly model: WasmModel | ReferenceModel;
   readonly header: ModelHeader;
   readonly fingerprint: string;
   readonly tokenizer: Tokenizer;
-  readonly factors: FactorStore;
+  readonly factors: ComputedFactors;
 }
 
 /**
@@ -80,6 +68,7 @@ async function openModel(options: ModelOptions, terminal: Terminal): Promise<Ope
   const tokenizer = new Tokenizer(file.tokenizer);
   const { weights: _weights, fingerprint, ...header } = file;
   const model = await startModel(file, options);
+  model.factors.useKeeper(nodeStore(options.model, file, options.calibration));
   return { model, factors: model.factors, header, fingerprint, tokenizer };
 }
 
@@ -168,13 +157,7 @@ export async function prepareCaches(
     return factorsOfCache(options, config);
   });
   for (const path of calibrations) await loadCalibration(opened, path, terminal);
-  const started = performance.now();
   await computeFactors(opened.factors, names, terminal);
-  const seconds = (performance.now() - started) / 1000;
-  if (seconds >= LONG_FACTORING_SECONDS && terminal.stderr.isTTY) {
-    const advice = '"xquant svd" keeps the factors in a file, and --svd takes them from there';
-    await write(terminal.stderr, `factoring took ${seconds.toFixed(0)} s: ${advice}\n`);
-  }
   return names;
 }
 
@@ -199,17 +182,24 @@ export function presetOwnCalibration({ model, factors }: Pick<OpenedModel, 'mode
   if (own) factors.presetCalibration('kvquant', own);
 }
 
-/** Computes factors one by one, so that Ctrl-C is heard between them. */
+/** Computes factors that no run before has kept, one by one, so that Ctrl-C is heard between them, and keeps them. */
 export async function computeFactors(
-  factors: Pick<FactorStore, 'factors'>,
+  factors: ComputedFactors,
   names: readonly FactorName[],
   terminal: Terminal,
 ): Promise<void> {
-  await withProgress(terminal, 'factoring', async (update) => {
-    for (const [done, { layer, matrix }] of names.entries()) {
-      await pauseForEvents(terminal.signal);
-      update(done, names.length);
-      factors.factors(layer, matrix);
-    }
-  });
+  const missing = names.filter(({ layer, matrix }) => !factors.has(layer, matrix));
+  await withProgress(
+    terminal,
+    'factoring',
+    async (update) => {
+      for (const [done, { layer, matrix }] of missing.entries()) {
+        await pauseForEvents(terminal.signal);
+        update(done, missing.length);
+        factors.factors(layer, matrix);
+      }
+    },
+    { lines: true },
+  );
+  factors.keepComputed();
 }

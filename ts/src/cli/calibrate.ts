@@ -5,12 +5,20 @@
  */
 
 import { createHash } from 'node:crypto';
-import { basename } from 'node:path';
-import type { Command } from 'commander';
+import { mkdir } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
+import { type Command, Option } from 'commander';
 import { calibrateModel, type MetricWeights, type SetPlan } from '../analysis/calibrate/calibrate.js';
 import { CalibrationWindows, SINKS } from '../analysis/calibrate/windows.js';
 import type { CalibrationWorker } from '../analysis/calibrate/worker.js';
-import { type Calibration, type CalibrationText, carrierOf } from '../cache/calibration.js';
+import {
+  type Calibration,
+  type CalibrationBasis,
+  type CalibrationText,
+  carrierOf,
+  type PredictedFrom,
+} from '../cache/calibration.js';
+import { resolveCacheOptions } from '../cache/presets.js';
 import { FloatProducts } from '../engine/float-products.js';
 import type { KernelChoice } from '../engine/load-wasm.js';
 import { WasmModel, type WasmModelOptions } from '../engine/wasm-model.js';
@@ -18,6 +26,7 @@ import { physicalCores } from '../engine/workers-node.js';
 import { writeCalibrationFile } from '../io/calibration-file.js';
 import { loadModelFile } from '../io/load-model.js';
 import type { ModelFile } from '../io/model-file.js';
+import { NodePlaces } from '../io/node-calibration.js';
 import { writeFileAtomically } from '../io/node-write.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { PERPLEXITY_WINDOW } from '../perplexity.js';
@@ -25,7 +34,7 @@ import { dequantizeWeights } from '../quant/weight-types.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { CalibrationStateFile } from './calibrate-state.js';
 import { CalibrationThread, planThreads } from './calibrate-threads.js';
-import { UsageError } from './errors.js';
+import { UsageError, usage } from './errors.js';
 import { formatBytes } from './format.js';
 import {
   addCommonOptions,
@@ -33,6 +42,7 @@ import {
   addModelOption,
   type CommonOptions,
   collect,
+  parseCacheArgument,
   parsePositive,
 } from './options.js';
 import { withProgress, withStatus } from './progress.js';
@@ -54,7 +64,8 @@ interface CalibrateCommandOptions extends CommonOptions {
   readonly text: readonly string[];
   readonly windows: number;
   readonly windowTokens?: number;
-  readonly out: string;
+  readonly cache: readonly string[];
+  readonly out?: string;
   readonly threads?: number;
   readonly kernel?: KernelChoice;
   readonly memoryLimit?: number;
@@ -83,15 +94,26 @@ export function addCalibrateCommand(program: Command, terminal: Terminal): void 
       `tokens of a window (default: ${PERPLEXITY_WINDOW}, or the context of the model if shorter)`,
       parsePositive,
     )
-    .requiredOption('-o, --out <file>', 'safetensors file to write');
+    .addOption(
+      new Option(
+        '-c, --cache <cache>',
+        'also what this cache needs, for instance xquant-cl:1.25@calibrated?predict=2; repeatable',
+      )
+        .default([], 'none')
+        .argParser((text: string, before: readonly string[]) => [...before, parseCacheArgument(text)]),
+    )
+    .option(
+      '-o, --out <file>',
+      'safetensors file to write (default: beside the model, or in the cache folder, where it is found by itself)',
+    );
   addEngineOptions(addModelOption(command));
   addCommonOptions(command, 'print one JSON object');
   command.action((options: CalibrateCommandOptions) => runCalibrate(options, terminal));
 }
 
 async function runCalibrate(options: CalibrateCommandOptions, terminal: Terminal): Promise<void> {
-  const { out, json } = options;
-  await assertWritable(out);
+  const { json } = options;
+  if (options.out !== undefined) await assertWritable(options.out);
   const started = performance.now();
   const texts = await Promise.all(options.text.map((path) => readInputText(path, terminal)));
   const file = await withProgress(terminal, 'loading', (update) =>
@@ -100,10 +122,18 @@ async function runCalibrate(options: CalibrateCommandOptions, terminal: Terminal
       onProgress: ({ loadedBytes, totalBytes }) => update(loadedBytes, totalBytes ?? loadedBytes),
     }),
   );
+  const out = options.out ?? new NodePlaces(options.model, file.fingerprint).target('calibration');
+  if (options.out === undefined) {
+    await mkdir(dirname(out), { recursive: true });
+    await assertWritable(out);
+  }
   const cut = withStatus(terminal, 'tokenizing', () => cutTexts(texts, options, file));
   const windows = interleave(cut.map((text) => text.windows));
   const probeWindows = windows.slice(0, PROBE_WINDOWS).map((window) => window.slice(0, PROBE_TOKENS));
-  const sets = defaultSets(file.config);
+  const sets = withoutDuplicates([
+    ...defaultSets(file.config),
+    ...options.cache.map((cache) => setOfCache(cache, file.config)),
+  ]);
   const origin = {
     model: file.name ?? basename(options.model),
     texts: cut.map(({ about }) => about),
@@ -250,11 +280,29 @@ function defaultSets(config: ModelConfig): SetPlan[] {
   const bases = carrier === 'x' ? (['joint'] as const) : (['joint', 'tensor', 'head'] as const);
   const bits = FITTED_BITS[carrier];
   return [
-    ...bases.map((basis) => ({ name: basis, predict: 0, basis, bits: null }) as const),
-    ...([1, 2] as const).map(
-      (predict) => ({ name: `cl-p${predict}-b${bits}`, predict, basis: 'joint', bits }) as const,
-    ),
+    ...bases.map((basis) => plan(0, basis, bits)),
+    ...([1, 2] as const).map((predict) => plan(predict, 'joint', bits)),
   ];
+}
+
+/**
+ * What a cache needs.
+ *
+ * @throws {UsageError} if it is not a calibrated one, or the model cannot have it
+ */
+function setOfCache(cache: string, config: ModelConfig): SetPlan {
+  const { form, predict, basis, bits } = usage(() => resolveCacheOptions(cache, config));
+  if (form !== 'calibrated') throw new UsageError(`"--cache" must name calibrated caches, got ${cache}`);
+  return plan(predict as PredictedFrom, basis, bits);
+}
+
+function plan(predict: PredictedFrom, basis: CalibrationBasis, bits: number): SetPlan {
+  if (predict === 0) return { name: basis, predict, basis, bits: null };
+  return { name: `cl-p${predict}-b${bits}`, predict, basis, bits };
+}
+
+function withoutDuplicates(sets: readonly SetPlan[]): SetPlan[] {
+  return [...new Map(sets.map((set) => [set.name, set])).values()];
 }
 
 function sha256(text: string): string {

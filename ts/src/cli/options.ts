@@ -41,6 +41,7 @@ export interface ModelOptions extends CommonOptions {
   readonly memoryLimit?: number;
   readonly keyWeights?: KeyWeights;
   readonly svd?: string;
+  readonly calibration?: string;
 }
 
 /** Of commands that sample. */
@@ -117,9 +118,17 @@ export function addRunOptions(command: Command): Command {
     .option('--svd <file>', 'factors for the latent forms, from "xquant svd"; computed if not given');
 }
 
+/** Adds `--calibration`. */
+export function addCalibrationOption(command: Command): Command {
+  return command.option(
+    '--calibration <file>',
+    'for "@calibrated", from "xquant calibrate" (default: looked for beside the model and in the cache folder)',
+  );
+}
+
 /** Adds `--cache` for one cache. */
 export function addCacheOption(command: Command): Command {
-  return command
+  return addCalibrationOption(command)
     .addOption(
       new Option('-c, --cache <cache>', 'cache, see below')
         .default(DEFAULT_CACHE, 'auto, by the model')

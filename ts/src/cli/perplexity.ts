@@ -17,6 +17,7 @@ import { namedCache, prepareCaches, runsOn, withModel } from './backend.js';
 import { formatTable } from './format.js';
 import {
   addCacheListOption,
+  addCalibrationOption,
   addCommonOptions,
   addOutputOption,
   addRunOptions,
@@ -75,6 +76,7 @@ export function addPerplexityCommand(program: Command, terminal: Terminal): void
   addRunOptions(command);
   addOutputOption(command);
   addCommonOptions(command, 'print one JSON object for each cache');
+  addCalibrationOption(command);
   addCacheListOption(command, [DEFAULT_CACHE], DEFAULT_CACHE);
   command.action((options: PerplexityCommandOptions) => runPerplexity(options, terminal));
 }

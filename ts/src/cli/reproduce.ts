@@ -102,7 +102,8 @@ async function runReproduce(options: ReproduceCommandOptions, terminal: Terminal
   const draw = await loadDrawing();
   await makeFolder(join(options.out, 'figures'));
   const text = await readInputText(options.text, terminal);
-  await withModel(options, terminal, async (opened) => {
+  // What "--calibration" names is KVQuant's here.
+  await withModel({ ...options, calibration: undefined }, terminal, async (opened) => {
     const calibration = await presetCalibration(opened, options.calibration, terminal);
     const ids = withStatus(terminal, 'tokenizing', () =>
       Uint32Array.from(opened.tokenizer.encode(text, { parseSpecial: true })),

@@ -31,9 +31,12 @@ import { alignedCopy } from '../numerics/bytes.js';
 import type { Distortion } from '../quant/allocate-bits.js';
 import { CHANNEL_BITS } from '../quant/symmetric.js';
 import {
+  openSafetensors,
   readSafetensors,
   type SafeTensor,
   type SafetensorsDtype,
+  type SafetensorsFile,
+  type SyncFile,
   toFloat32,
   toSafeTensor,
   writeSafetensors,
@@ -93,7 +96,30 @@ export function writeCalibrationFile(calibration: Calibration, fingerprint: stri
  *   another shape or type or a value that cannot be; names it
  */
 export function readCalibrationFile(bytes: Uint8Array, path: string, owner: FactorOwner): Calibration {
-  const { metadata, tensors } = readSafetensors(bytes, path);
+  const calibration = parseCalibration(readSafetensors(bytes, path), path, owner);
+  for (const { layers } of calibration.sets) {
+    for (const { decode, encode, predict } of layers) {
+      for (const each of [decode, encode, ...predict]) each?.float16; // refuses what is not finite
+    }
+  }
+  return calibration;
+}
+
+/**
+ * Opens a file: vectors are read now, a matrix when a cache first needs it, and kept.
+ *
+ * @throws as {@link readCalibrationFile}; matrices that are not finite are found when they are read
+ * @throws {LoadError} if it cannot be read
+ */
+export function openCalibrationFile(file: SyncFile, owner: FactorOwner): Calibration {
+  return parseCalibration(openSafetensors(file), file.name, owner);
+}
+
+function parseCalibration(
+  { metadata, tensors }: SafetensorsFile,
+  path: string,
+  owner: FactorOwner,
+): Calibration {
   assertOwn(metadata, path, owner);
   const text = (key: string) => new MetadataValue(metadata[key], key, path);
   const sets = text('sets').json('a list of sets of different names', isListOfSets);
@@ -193,9 +219,24 @@ class TensorTaker {
     return this.#tensors.has(name);
   }
 
-  /** F16 [n, n] */
+  /** F16 [n, n], read when it is asked for. */
   matrix(name: string, n: number): Float16Matrix {
-    const { bytes } = this.#take(name, 'F16', [n, n]);
+    const tensor = this.#take(name, 'F16', [n, n]);
+    let known: Uint16Array | undefined;
+    const read = () => {
+      known ??= this.#finite(name, tensor.bytes);
+      return known;
+    };
+    return {
+      rows: n,
+      columns: n,
+      get float16() {
+        return read();
+      },
+    };
+  }
+
+  #finite(name: string, bytes: Uint8Array): Uint16Array {
     const inPlace = bytes.byteOffset % 2 === 0;
     const float16 = inPlace
       ? new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2)
@@ -203,7 +244,7 @@ class TensorTaker {
     // All bits of the exponent set: infinity or NaN.
     const bad = float16.findIndex((bits) => (bits & 0x7c00) === 0x7c00);
     if (bad >= 0) throw new FormatError(this.#path, name, `element ${bad} is not a finite number`);
-    return { rows: n, columns: n, float16 };
+    return float16;
   }
 
   /** F32 [n] */

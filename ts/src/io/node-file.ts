@@ -4,11 +4,13 @@
  * @module
  */
 
+import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { LoadError } from '../errors.js';
 import { messageOf } from '../printable.js';
+import type { SyncFile } from './safetensors.js';
 import {
   allocate,
   assertInside,
@@ -38,6 +40,41 @@ export async function fileSource(path: string, options: SourceOptions = {}): Pro
     await handle?.close();
     throw new LoadError(path, `cannot be opened: ${reasonOf(cause)}`, { cause });
   }
+}
+
+/**
+ * Opens a file of which parts are read now and then; it is not held open in between.
+ *
+ * @throws {LoadError} if it is not there or may not be read
+ */
+export function syncFile(path: string): SyncFile {
+  const failing = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (cause) {
+      throw new LoadError(path, `cannot be read: ${reasonOf(cause)}`, { cause });
+    }
+  };
+  return {
+    name: path,
+    size: failing(() => statSync(path).size),
+    read: (offset, length) =>
+      failing(() => {
+        const handle = openSync(path, 'r');
+        try {
+          const target = new Uint8Array(length);
+          let at = 0;
+          while (at < length) {
+            const count = readSync(handle, target, at, length - at, offset + at);
+            if (count === 0) throw new Error(`it ends at byte ${offset + at}`);
+            at += count;
+          }
+          return target;
+        } finally {
+          closeSync(handle);
+        }
+      }),
+  };
 }
 
 /** The files of a directory (not of those below it). */

@@ -110,6 +110,43 @@ export function readSafetensors(bytes: Uint8Array, name: string): SafetensorsFil
   return { metadata: header.metadata, tensors };
 }
 
+/** A file of known size that is read at once, without waiting: on disk, in a page's storage, or in memory. */
+export interface SyncFile {
+  /** Path or other name, for messages. */
+  readonly name: string;
+  /** Bytes. */
+  readonly size: number;
+  /**
+   * @returns `length` bytes from `offset`
+   * @throws {LoadError} if they cannot be read
+   */
+  read(offset: number, length: number): Uint8Array;
+}
+
+/**
+ * Opens a file of which little may be needed: the header is read now, the bytes of a tensor when they are asked for.
+ *
+ * @throws {FormatError} as {@link readSafetensors}
+ * @throws {LoadError} if it cannot be read, also by a tensor later
+ */
+export function openSafetensors(file: SyncFile): SafetensorsFile {
+  const { name, size } = file;
+  const headerBytes = headerLength(file.read(0, Math.min(LENGTH_BYTES, size)), size, name);
+  const header = parseSafetensorsHeader(file.read(LENGTH_BYTES, headerBytes), size, name);
+  const tensors = new Map<string, SafeTensor>();
+  for (const { name: key, dtype, shape, offset, byteLength } of header.tensors) {
+    const bytes = () => file.read(offset, byteLength);
+    tensors.set(key, {
+      dtype,
+      shape,
+      get bytes() {
+        return bytes();
+      },
+    });
+  }
+  return { metadata: header.metadata, tensors };
+}
+
 /**
  * Reads the header of a file and nothing else.
  *

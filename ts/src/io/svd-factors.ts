@@ -10,7 +10,10 @@
  * @module
  */
 
-import { factorKey } from '../cache/factors.js';
+import { factorKey, type NamedFactors } from '../cache/factors.js';
+
+export type { NamedFactors };
+
 import { cacheLayout, layoutSizes } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
@@ -19,8 +22,11 @@ import { ConfigError, FormatError } from '../errors.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
 import {
+  openSafetensors,
   readSafetensors,
   type SafeTensor,
+  type SafetensorsFile,
+  type SyncFile,
   toFloat32,
   toSafeTensor,
   writeSafetensors,
@@ -35,9 +41,10 @@ export interface FactorName {
   readonly matrix: FactoredMatrix;
 }
 
-/** The factors of one matrix. */
-export interface NamedFactors extends FactorName {
-  readonly factors: LatentFactors;
+/** The factors of one matrix in a file that is open. */
+export interface StoredFactors extends FactorName {
+  /** @throws {FormatError} if a value is not finite; names it */
+  read(): LatentFactors;
 }
 
 /** The model that factors belong to. */
@@ -106,7 +113,25 @@ export function writeFactors(
  *   another shape or type, or a value that is not finite; names it
  */
 export function readFactors(bytes: Uint8Array, path: string, owner: FactorOwner): NamedFactors[] {
-  const { metadata, tensors } = readSafetensors(bytes, path);
+  const found = parseFactors(readSafetensors(bytes, path), path, owner);
+  return found.map(({ layer, matrix: name, read }) => ({ layer, matrix: name, factors: read() }));
+}
+
+/**
+ * Opens a file: the factors of a matrix are read when they are asked for.
+ *
+ * @throws as {@link readFactors}; values that are not finite are found by `read`
+ * @throws {LoadError} if it cannot be read
+ */
+export function openFactors(file: SyncFile, owner: FactorOwner): StoredFactors[] {
+  return parseFactors(openSafetensors(file), file.name, owner);
+}
+
+function parseFactors(
+  { metadata, tensors }: SafetensorsFile,
+  path: string,
+  owner: FactorOwner,
+): StoredFactors[] {
   if (metadata.format !== FORMAT) {
     throw new FormatError(path, 'metadata "format"', `expected "${FORMAT}", got "${metadata.format ?? ''}"`);
   }
@@ -120,20 +145,19 @@ export function readFactors(bytes: Uint8Array, path: string, owner: FactorOwner)
 
   const { hiddenSize } = owner.config;
   const { kvDim } = derivedSizes(owner.config);
-  const found: NamedFactors[] = [];
+  const found: StoredFactors[] = [];
   const left = new Set(tensors.keys());
   for (const { layer, matrix: name } of factorsOfModel(owner.config)) {
     const [down, up] = [downKey(layer, name), upKey(layer, name)];
     if (!left.has(down) && !left.has(up)) continue;
     const outChannels = name === 'key' || name === 'value' ? kvDim : 2 * kvDim;
     const latentRank = Math.min(hiddenSize, outChannels);
-    const factors = {
-      downProjection: takeMatrix(tensors, down, [latentRank, hiddenSize], path),
-      upProjection: takeMatrix(tensors, up, [outChannels, latentRank], path),
-    };
+    const downProjection = takeMatrix(tensors, down, [latentRank, hiddenSize], path);
+    const upProjection = takeMatrix(tensors, up, [outChannels, latentRank], path);
+    const read = () => ({ downProjection: downProjection(), upProjection: upProjection() });
     left.delete(down);
     left.delete(up);
-    found.push({ layer, matrix: name, factors });
+    found.push({ layer, matrix: name, read });
   }
   const [unknown] = left;
   if (unknown !== undefined) throw new FormatError(path, unknown, 'no cache of this model uses this tensor');
@@ -152,12 +176,13 @@ function asTensor({ rows, columns, data }: Matrix): SafeTensor {
   return toSafeTensor(data, [rows, columns]);
 }
 
+/** Checks what the header says of a matrix; gives what reads it. */
 function takeMatrix(
   tensors: ReadonlyMap<string, SafeTensor>,
   key: string,
   [rows, columns]: readonly [number, number],
   path: string,
-): Matrix {
+): () => Matrix {
   const tensor = tensors.get(key);
   if (!tensor) throw new FormatError(path, key, 'the tensor is missing');
   const { dtype, shape } = tensor;
@@ -165,8 +190,10 @@ function takeMatrix(
   if (shape.length !== 2 || shape[0] !== rows || shape[1] !== columns) {
     throw new FormatError(path, key, `must be [${rows}, ${columns}], got [${shape.join(', ')}]`);
   }
-  const data = toFloat32(tensor);
-  const bad = data.findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0) throw new FormatError(path, key, `element ${bad} is not a finite number: ${data[bad]}`);
-  return matrix(rows, columns, data);
+  return () => {
+    const data = toFloat32(tensor);
+    const bad = data.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) throw new FormatError(path, key, `element ${bad} is not a finite number: ${data[bad]}`);
+    return matrix(rows, columns, data);
+  };
 }

@@ -60,7 +60,13 @@ export class ReferenceModel implements LanguageModel {
   }
 
   createCache(request: CacheRequest | string): ReferenceCache {
-    return new ReferenceCache(resolveCacheOptions(request, this.config), this.projections, this.factors);
+    const cache = new ReferenceCache(
+      resolveCacheOptions(request, this.config),
+      this.projections,
+      this.factors,
+    );
+    this.factors.keepComputed();
+    return cache;
   }
 
   async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {

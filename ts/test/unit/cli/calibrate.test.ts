@@ -101,6 +101,19 @@ describe('xquant calibrate', () => {
     expect(readFileSync(path('again.safetensors')).equals(whole)).toBe(true);
   });
 
+  it('makes what other caches need', async () => {
+    const more = ['-c', 'xquant-cl:1.25@calibrated?predict=2', '-c', 'xquant-cl:2.25@calibrated?predict=1'];
+    const run = await runInProcess(args('gqa.gguf', 'more.safetensors', '--threads', '1', '--json', ...more));
+    expect([run.code, run.stderr]).toEqual([0, '']);
+    const names = ['joint', 'tensor', 'head', 'cl-p1-b2.25', 'cl-p2-b2.25', 'cl-p2-b1.25'];
+    expect((await read('gqa.gguf', 'more.safetensors')).sets.map(({ name }) => name)).toEqual(names);
+    const plain = await runInProcess(args('gqa.gguf', 'bad.safetensors', '-c', 'xquant:4'));
+    expect([plain.code, plain.stderr]).toEqual([
+      2,
+      expect.stringMatching(/must name calibrated caches, got xquant:4/),
+    ]);
+  });
+
   it('begins anew when the partial results are of another text', async () => {
     writeFileSync(
       path('other.safetensors.partial'),

@@ -137,7 +137,7 @@ const isXquant = ({ words }: CommandLine) => words[0] === 'npx' && words[1] === 
 /** Pages whose commands another test runs, and commands that take minutes or need what is not here. */
 function isOnlyChecked({ place, words, line }: CommandLine): boolean {
   if (/^docs\/(cross-check|benchmarks|results)\.md|^golden\//.test(place)) return true;
-  if (['reproduce', 'chat', 'serve'].includes(words[2])) return true;
+  if (['calibrate', 'reproduce', 'chat', 'serve'].includes(words[2])) return true;
   if (words[2] === 'perplexity' && !line.includes('--windows')) return true;
   const model = words[words.indexOf('--model') + 1] ?? '';
   return /\.gguf$|[:/]/.test(model) && !existsSync(join(root, model));
