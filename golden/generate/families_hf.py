@@ -62,6 +62,14 @@ def metadata_of_yarn(writer: gguf.GGUFWriter) -> None:
     writer.add_rope_scaling_orig_ctx_len(64)
 
 
+def metadata_of_ministral3(writer: gguf.GGUFWriter) -> None:
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(8.0)
+    writer.add_rope_scaling_orig_ctx_len(512)
+    writer.add_rope_scaling_yarn_log_mul(1.0)
+    writer.add_attn_temperature_scale(0.1)
+
+
 def metadata_of_longrope(writer: gguf.GGUFWriter) -> None:
     writer.add_rope_scaling_orig_ctx_len(512)
     writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(4096 / 512) / math.log(512)))
@@ -176,9 +184,9 @@ CASES = {
                 "mscale_all_dim": 1.0,
             },
         },
-        None,
-        False,
-        None,
+        MODEL_ARCH.MISTRAL3,
+        True,
+        metadata_of_ministral3,
     ),
 }
 
@@ -197,7 +205,7 @@ def random_model(name: str) -> tuple[torch.nn.Module, dict]:
             noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim == 2:
                 # sharper output and attention than at the start of training, so that mistakes show
-                gain = 2.0 if "q_proj" in key or "k_proj" in key else 1.0
+                gain = 1.5 if "q_proj" in key or "k_proj" in key else 1.0
                 values = noise * gain / math.sqrt(weight.shape[1])
                 if "embed_tokens" in key or "lm_head" in key:
                     values = noise * 0.5

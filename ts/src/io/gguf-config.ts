@@ -116,7 +116,6 @@ function refuseOtherModels(metadata: GgufMetadata, family: Family): void {
     'final_logit_softcapping',
     'attention.clamp_kqv',
     'attention.max_alibi_bias',
-    'attention.temperature_scale',
     'attention.output_scale',
     'attention.shared_kv_layers',
     'pooling_type',
@@ -128,6 +127,8 @@ function refuseOtherModels(metadata: GgufMetadata, family: Family): void {
   for (const suffix of ['logit_scale', 'residual_scale', 'embedding_scale', 'attention.scale']) {
     if (!family.ggufFactors?.includes(suffix)) metadata.only(suffix, 0, 1);
   }
+  const growing = 'attention.temperature_scale'; // 1 would not mean none
+  if (!family.ggufFactors?.includes(growing)) metadata.only(growing, 0);
 }
 
 /** Divisors and magnitude: stored (llama3, LongRoPE), computed (linear, YaRN), or none. */

@@ -39,7 +39,8 @@ export const MINISTRAL3: Family = {
   name: 'ministral3',
   models: 'Ministral 3',
   modelTypes: ['ministral3'],
-  ggufArchitectures: [],
+  ggufArchitectures: ['mistral3'],
+  ggufFactors: ['attention.temperature_scale'],
   ropeLayout: { huggingFace: 'half', gguf: 'interleaved' },
   defaults: { rmsNormEps: 1e-5, headDim: 128 },
   fromConfig: (json, { maxPositionEmbeddings }) => {
@@ -51,6 +52,11 @@ export const MINISTRAL3: Family = {
       slidingWindow: json.count('sliding_window'),
       maxPositionEmbeddings: Math.min(maxPositionEmbeddings, context ?? maxPositionEmbeddings),
     };
+  },
+  fromGguf: (metadata, { maxPositionEmbeddings }) => {
+    const grows = metadata.factor('attention.temperature_scale') !== undefined;
+    const context = grows ? metadata.size('rope.scaling.original_context_length') : undefined;
+    return { maxPositionEmbeddings: Math.min(maxPositionEmbeddings, context || maxPositionEmbeddings) };
   },
 };
 
