@@ -525,11 +525,12 @@ def layer_family(c: Context) -> Iterator[Case]:
     hidden_size, ff, tokens = 64, 96, 128
     for spec, heads, kv_heads, layout in (
         ("kv", 2, 2, "half"), ("kivi:4", 2, 2, "half"), ("kivi:2", 4, 2, "interleaved"), ("xquant:4@paper", 2, 2, "half"),
-        ("xquant:2@tuned", 2, 2, "interleaved"), ("xquant:3@paper", 4, 2, "half"), ("xquant:2@tuned", 4, 2, "interleaved"),
-        ("xquant:4@paper?form=x", 4, 2, "half"), ("xquant-cl:2@tuned", 2, 2, "half"),
+        ("xquant:2@tuned?sinks=0", 2, 2, "interleaved"), ("xquant:3@paper", 4, 2, "half"),
+        ("xquant:2@tuned?sinks=0", 4, 2, "interleaved"),
+        ("xquant:4@paper?form=x", 4, 2, "half"), ("xquant-cl:2@tuned?sinks=0", 2, 2, "half"),
     ):
         config = M.Config(1, hidden_size, heads, kv_heads, hidden_size // heads, 10000.0, 1e-5, layout)
-        name = f"{spec}-{heads}q{kv_heads}kv-{layout}".replace(":", "").replace("@", "-").replace("?", "-").replace("=", "-")
+        name = f"{file_name(spec)}-{heads}q{kv_heads}kv-{layout}"
         for attempt in range(1000):
             g = c.generator(f"layer-{name}#{attempt}")
             matrix = lambda rows, columns: (torch.randn(rows, columns, generator=g) / math.sqrt(columns)).to(c.device).double()
@@ -556,8 +557,8 @@ def layer_family(c: Context) -> Iterator[Case]:
         yield Case(f"layer-{name}", "layer", options, {"hidden": hidden, **weights}, {"output": output}, {"output": close(ff * moved)})
 
 
-SPECS = ("kv", "kivi:4", "kivi:2", "xquant:4@paper", "xquant:2@tuned", "xquant-cl:2@paper", "xquant-cl:2@tuned")
-GQA_MORE = ("xquant:4@paper?form=x", "xquant-cl:2@tuned?form=x")
+SPECS = ("kv", "kivi:4", "kivi:2", "xquant:4@paper", "xquant:2@tuned?sinks=0", "xquant-cl:2@paper", "xquant-cl:2@tuned?sinks=0")
+GQA_MORE = ("xquant:4@paper?form=x", "xquant-cl:2@tuned?form=x&sinks=0")
 GENERATED = 64
 JITTERS = 2
 SPREAD = 8  # times the largest change seen under jitter
@@ -566,6 +567,8 @@ PROMPTS = ((300, 200), (4100, 264), (7000, 160), (9500, 300), (12000, 176), (200
 
 
 def file_name(spec: str) -> str:
+    """A specification as part of a file name; names do not say that there are no sinks."""
+    spec = spec.replace("?sinks=0", "").replace("&sinks=0", "")
     return "".join("-" if ch in "@?=" else ch for ch in spec.replace(":", ""))
 
 

@@ -37,15 +37,15 @@ WORKERS = 4
 
 PAPER = [f"{name}:{bits}{suffix}" for name, suffix in (("kivi", ""), ("xquant", "@paper"), ("xquant-cl", "@paper")) for bits in (4, 3, 2)]
 FOLDED = "xquant-cl:2@paper?deltaSpace=normalized"
-TUNED = ["xquant:4@tuned", "xquant:2@tuned", "xquant-cl:3@tuned", "xquant-cl:2@tuned", "xquant-cl:2@tuned?baseBits=2",
-         "xquant-cl:2@tuned?group=256", "xquant-cl:1@tuned"]
+TUNED = ["xquant:4@tuned?sinks=0", "xquant:2@tuned?sinks=0", "xquant-cl:3@tuned?sinks=0", "xquant-cl:2@tuned?sinks=0",
+         "xquant-cl:2@tuned?baseBits=2&sinks=0", "xquant-cl:2@tuned?group=256&sinks=0", "xquant-cl:1@tuned?sinks=0"]
 # Averages that make the embedded model 12.55, 18.8 and 26.7 times smaller; 7.1 and 10 times; and what other models are asked.
 CALIBRATED = {
     "books-mha": [f"xquant-cl:{bits}@calibrated" for bits in ("1.275", "0.851", "0.599")],
     "books-gqa": [f"xquant-cl:{bits}@calibrated{predict}" for bits in ("4.25", "2.25", "1.6") for predict in ("", "?predict=2")]
     + [f"xquant:4.25@calibrated{basis}" for basis in ("", "?basis=tensor", "?basis=head")],
 }
-OTHER = ["kv", "kivi:4", "kivi:2", "xquant:4@paper", "xquant:4@tuned", "xquant-cl:3@tuned", "xquant-cl:2@paper", "xquant-cl:2@tuned",
+OTHER = ["kv", "kivi:4", "kivi:2", "xquant:4@paper", "xquant:4@tuned?sinks=0", "xquant-cl:3@tuned?sinks=0", "xquant-cl:2@paper", "xquant-cl:2@tuned?sinks=0",
          *(f"xquant-cl:{bits}@calibrated{predict}" for bits in ("4.25", "3.25", "2.25", "1.6") for predict in ("", "?predict=2")),
          *(f"xquant:{bits}@calibrated?basis={basis}" for bits in ("4.25", "3.25") for basis in ("joint", "tensor", "head"))]
 CACHES = {
@@ -53,7 +53,7 @@ CACHES = {
                   *(f"xquant:{bits}@paper?{option}" for option in ("rotation=hadamard", "form=latent") for bits in (4, 3, 2)),
                   *(f"xquant-cl:{bits}@paper?deltaSpace=normalized" for bits in (4, 3, 2)),
                   f"{FOLDED}&rotation=hadamard", f"{FOLDED}&range=mse", *TUNED],
-    "books-gqa": ["kv", *PAPER, FOLDED, f"{FOLDED}&range=mse", *TUNED, "xquant:4@paper?form=x", "xquant-cl:2@tuned?form=x"],
+    "books-gqa": ["kv", *PAPER, FOLDED, f"{FOLDED}&range=mse", *TUNED, "xquant:4@paper?form=x", "xquant-cl:2@tuned?form=x&sinks=0"],
 }
 
 

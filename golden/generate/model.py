@@ -142,11 +142,13 @@ def parse_cache(spec: str, config: Config) -> CacheOptions:
             options = replace(options, key_latent_grouping="perChannel")
         else:
             space = "normalized" if name == "xquant-cl" else "x"
-            options = replace(options, delta_space=space, rotation="hadamard", range="mse")
+            options = replace(options, delta_space=space, rotation="hadamard", range="mse", sinks=1)
     for option in filter(None, query.split("&")):
         key, _, value = option.partition("=")
         name, kind = QUERY[key]
         options = replace(options, **{name: kind(value)})
+    if options.sinks and options.name != "calibrated":
+        raise ValueError(f"{spec}: only calibrated caches have sinks here; say sinks=0")
     return options
 
 

@@ -100,6 +100,7 @@ export interface OptionsAbove {
   readonly grouping: Grouping;
   readonly keyGrouping: Grouping;
   readonly valueGrouping: Grouping;
+  readonly residualWindow: number;
 }
 
 /** One option. */
@@ -113,7 +114,7 @@ export interface OptionRow<T> {
   readonly variants: readonly CacheVariant[];
   readonly default: T | ((above: OptionsAbove) => T);
   /** Defaults under a preset, where they differ. */
-  readonly presets?: Readonly<Partial<Record<CachePreset, T>>>;
+  readonly presets?: Readonly<Partial<Record<CachePreset, T | ((above: OptionsAbove) => T)>>>;
   /** The value in snapshots that are older than the option. */
   readonly absent?: T;
 }
@@ -150,7 +151,7 @@ export const OPTIONS = {
     values: count(0),
     variants: [...KEY_VALUE, ...XQUANT],
     default: 0,
-    presets: { calibrated: 4 },
+    presets: { tuned: sinksUpTo(1), calibrated: sinksUpTo(4) },
     absent: 0,
   }),
   /** How the range of a group is chosen. */
@@ -294,6 +295,11 @@ function defaultBlock(above: OptionsAbove): number {
   return usesPerChannel(above) ? Math.max(DEFAULT_BLOCK, above.groupSize) : DEFAULT_BLOCK;
 }
 
+/** So many sinks, or all positions of a block but one. */
+function sinksUpTo(sinks: number): (above: OptionsAbove) => number {
+  return ({ residualWindow }) => Math.min(sinks, residualWindow - 1);
+}
+
 /** The bits of the cache, where they are bits of a code. */
 function codeBits({ bits }: OptionsAbove): (typeof BITS)[number] {
   return BITS.find((each) => each === bits) ?? 4;
@@ -302,7 +308,7 @@ function codeBits({ bits }: OptionsAbove): (typeof BITS)[number] {
 function row<T>(
   options: Omit<OptionRow<T>, 'default' | 'presets' | 'absent'> & {
     readonly default: NoInfer<T | ((above: OptionsAbove) => T)>;
-    readonly presets?: Readonly<Partial<Record<CachePreset, NoInfer<T>>>>;
+    readonly presets?: Readonly<Partial<Record<CachePreset, NoInfer<T | ((above: OptionsAbove) => T)>>>>;
     readonly absent?: NoInfer<T>;
   },
 ): OptionRow<T> {

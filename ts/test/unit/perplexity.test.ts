@@ -140,7 +140,7 @@ describe('measurement', () => {
 
   it('reports bits for each stored number: b + 32/G', async () => {
     const { caches } = await measure({
-      caches: ['xquant:3?group=64&window=16', 'kivi:2?group=16&window=16'],
+      caches: ['xquant:3?group=64&window=16&sinks=0', 'kivi:2?group=16&window=16'],
     });
     expect(caches.map((each) => each.bitsPerElement)).toEqual([3.5, 4]);
   });

@@ -39,6 +39,8 @@ const CACHES: [model: keyof typeof MODELS, cache: string][] = [
   ['ragged', 'xquant:2'],
   ['gqa', 'xquant:4@paper?group=16'],
   ['gqa', 'xquant:2@paper?outlier=f16&group=8'],
+  ['gqa', 'xquant:2@paper?outlier=f16&group=8&sinks=3'],
+  ['mha', 'kivi:3?group=16&sinks=15'],
   ['gqa', 'xquant:2?keyBits=4&firstLayers=2'],
   ['mha', 'xquant-cl:2@paper'],
   ['mha', 'xquant-cl:2@tuned?accumulator=int8'],
@@ -69,12 +71,11 @@ describe('the formula', () => {
   it.each(CACHES)('knows how many numbers are stored for a token: %s %s', async (name, text) => {
     const model = MODELS[name];
     const cache = model.createCache(`${text}${text.includes('?') ? '&' : '?'}window=16`);
-    await model.forward(randomTokens(16), cache);
+    await model.forward(randomTokens(32), cache);
     let stored = 0;
     for (const layer of cache.layers) {
-      for (const block of layer.state().blocks) {
-        for (const { rows, columns } of Object.values(block)) stored += rows * columns;
-      }
+      // The first block has sinks, which are stored in another width.
+      for (const { rows, columns } of Object.values(layer.state().blocks[1])) stored += rows * columns;
     }
     expect(elementsPerToken(cache.options, model.config)).toBe(stored / 16);
   });
@@ -85,8 +86,8 @@ describe('the formula', () => {
     for (const bits of [2, 3, 4]) {
       for (const [cache, shape, fraction] of [
         [`kivi:${bits}`, gqa, (bits + 0.25) / 16],
-        [`xquant:${bits}`, gqa, (bits + 0.25) / 16],
-        [`xquant:${bits}`, mha, (bits + 0.25) / 32],
+        [`xquant:${bits}?sinks=0`, gqa, (bits + 0.25) / 16],
+        [`xquant:${bits}?sinks=0`, mha, (bits + 0.25) / 32],
       ] as const) {
         const size = cacheSize(cache, shape, 4096);
         expect(size.bitsPerElement).toBe(bits + 0.25);
@@ -105,12 +106,25 @@ describe('the formula', () => {
     expect(bytes).toEqual({ ...sealed.bytes, window: 2 * shape.hiddenSize * shape.numHiddenLayers });
   });
 
+  it('charges sinks in f16, and no codes for them', () => {
+    const shape = namedShape('llama-2-7b');
+    const { numHiddenLayers: layers, hiddenSize } = shape;
+    const [none, some] = ['xquant:2?sinks=0', 'xquant:2?sinks=5'].map((cache) =>
+      cacheSize(cache, shape, 256),
+    );
+    const groups = hiddenSize / 128;
+    expect(some.bytes.outliers).toBe(5 * 2 * hiddenSize * layers);
+    expect(none.bytes.codes - some.bytes.codes).toBe((5 * hiddenSize * layers * 2) / 8);
+    expect(none.bytes.scales - some.bytes.scales).toBe(5 * groups * layers * 2);
+  });
+
   it('charges the full width of the base layer, which the paper does not', () => {
     const shape = namedShape('llama-3.1-8b');
     const full = cacheSize('xquant-cl:2', shape, 2048);
     const latent = cacheSize('xquant-cl:2?baseStore=latent', shape, 2048);
     const extraChannels = shape.hiddenSize - 2 * shape.numKeyValueHeads * shape.headDim;
-    expect(full.storedBytes - latent.storedBytes).toBe((2048 * extraChannels * 4.25) / 8);
+    // The sink of either is as wide as X, and not coded.
+    expect(full.storedBytes - latent.storedBytes).toBe((2047 * extraChannels * 4.25) / 8);
     expect(full.paperFraction).toBe(latent.paperFraction);
   });
 
@@ -120,10 +134,12 @@ describe('the formula', () => {
       const shape = namedShape('smollm2-135m');
       const options = resolveCacheOptions(text, shape);
       const block = options.residualWindow;
-      const one = cacheBytes(options, shape, block);
-      const [before, after] = [tokens, tokens + block].map((count) => cacheBytes(options, shape, count));
-      for (const kind of Object.keys(one) as (keyof typeof one)[]) {
-        expect(after[kind] - before[kind]).toBe(one[kind]);
+      const bytes = (count: number) => cacheBytes(options, shape, count);
+      // The first block may have sinks; from then on, all are alike.
+      const [first, second] = [bytes(block), bytes(2 * block)];
+      const [before, after] = [bytes(block + tokens), bytes(2 * block + tokens)];
+      for (const kind of Object.keys(first) as (keyof typeof first)[]) {
+        expect(after[kind] - before[kind]).toBe(second[kind] - first[kind]);
       }
     },
   );
