@@ -18,8 +18,8 @@ What the caches cost, on three models, as \`xquant reproduce\` measured and wrot
 its pages together. Losses are paired by window: the mean difference of log-likelihood from the f16 KV cache on the same
 tokens, with its standard error over windows. Teacher forcing: every token is read from the quantized cache, the newest
 included. The books are ten public-domain books that the embedded models have not seen; WikiText-2 is its raw test text,
-joined as usual. Rows of `tuned` caches were measured before `sinks=1` became part of that preset: they are
-what `?sinks=0` is today.
+joined as usual. Rows of tuned caches were measured before sinks became part of that preset: they
+are what its option sinks=0 gives today.
 
 A loss below zero is possible: quantization is a perturbation, and on some texts a small one predicts better. Rounding
 alone, a unit in the last place of every kept number, moves the loss of one window by up to 0.02 nats at 2 bits
