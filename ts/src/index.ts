@@ -9,7 +9,155 @@
  * @module xquant
  */
 
-// What a cache costs, and what is in a model.
+// biome-ignore-all assist/source/organizeImports: the sections are a table of contents, which sorting would take apart
+
+// Load a model, generate, chat, measure.
+
+export { BACKENDS, type BackendName, type BackendOptions, startModel } from './backends.js';
+export {
+  type AnswerOptions,
+  ChatAnswer,
+  type ChatOptions,
+  ChatSession,
+  type ChatTokenizer,
+} from './chat-session.js';
+export {
+  CachedSequence,
+  DEFAULT_CACHE,
+  type GeneratedToken,
+  type GenerateOptions,
+  Generation,
+  type GenerationSummary,
+  type GenerationTokenizer,
+  generate,
+  PREFILL_CHUNK,
+  type PromptRun,
+  runPrompt,
+  type StopReason,
+  type StreamingDecoder,
+} from './generate.js';
+export { type LoadedModel, type LoadModelOptions, loadModel } from './load.js';
+export {
+  type BytesByKind,
+  breakEvenTokens,
+  bytesByKind,
+  cacheTotals,
+  type MemoryTotals,
+  memoryTotals,
+} from './memory-totals.js';
+export {
+  type CachePerplexity,
+  measurePerplexity,
+  PERPLEXITY_WINDOW,
+  type PerplexityMode,
+  type PerplexityOptions,
+  type PerplexityReport,
+} from './perplexity.js';
+export {
+  generateSamples,
+  SampleGeneration,
+  type SampleOptions,
+  type SampleToken,
+} from './samples.js';
+export {
+  Random,
+  type SampledToken,
+  Sampler,
+  type SamplingOptions,
+  type TokenLogprob,
+} from './sampling.js';
+export type { DraftOptions, DraftSource, Speculate, SpeculationCounts } from './speculation.js';
+
+// Caches: what can be asked for, and what they hold (XQuant §3).
+
+export { ReferenceCache } from './cache/create.js';
+export { AUTO_CACHE, type ChosenCache, chooseCache } from './cache/default-cache.js';
+export { ComputedFactors, type FactorProgress, latentFactors } from './cache/factors.js';
+export type {
+  AccumulatorPolicy,
+  CacheForm,
+  CacheOptions,
+  CacheVariant,
+  DeltaSpace,
+} from './cache/options.js';
+export {
+  CACHE_VARIANTS,
+  type CacheModelShape,
+  type CachePreset,
+  type CacheRequest,
+} from './cache/options.js';
+export {
+  cacheOptionNames,
+  formatCacheOptions,
+  parseCacheSpec,
+  resolveCacheOptions,
+} from './cache/presets.js';
+export { storedBytes, totalBytes } from './cache/stored-matrix.js';
+export type {
+  CacheBytes,
+  FactoredMatrix,
+  FactorSource,
+  Float16Matrix,
+  KeysAndValues,
+  KeyValueProjection,
+  LatentFactors,
+  LayerCache,
+  LayerInput,
+  LayerState,
+  ModelCache,
+  SealedBlock,
+  StoredMatrix,
+} from './cache/types.js';
+
+// Calibrations.
+
+export type {
+  CalibratedLevels,
+  KvquantCalibration,
+  KvquantLayerCalibration,
+  KvquantSetting,
+} from './cache/kvquant.js';
+
+// The quantizer, and weights as files store them.
+
+export {
+  dequantizeMatrix,
+  forEachGroup,
+  GROUPINGS,
+  type GroupedFormat,
+  type GroupedOptions,
+  type Grouping,
+  type GroupSlot,
+  type QuantizedMatrix,
+  quantizedBytes,
+  quantizeMatrix,
+  unpackMatrix,
+} from './quant/grouped.js';
+export type { NuqBits, NuqMatrix, NuqRanges, QNorm } from './quant/nuq.js';
+export { packCodes, packedBytes, unpackCodes } from './quant/pack.js';
+export {
+  BITS,
+  type Bits,
+  dequantizeGroup,
+  encodeGroup,
+  type GroupParameters,
+  type GroupPlace,
+  MSE_RANGE_FACTORS,
+  maxCode,
+  quantizeGroup,
+  RANGE_RULES,
+  type RangeRule,
+} from './quant/uniform.js';
+export {
+  dequantizeWeights,
+  WEIGHT_BLOCKS,
+  WEIGHT_TYPES,
+  type WeightTensor,
+  type WeightType,
+} from './quant/weight-types.js';
+
+// Sizes, roofline, distributions.
+
 export {
   type ChannelProfile,
   type DistributionOptions,
@@ -48,130 +196,9 @@ export {
   rooflineCost,
   rooflineTerms,
 } from './analysis/roofline.js';
-export { BACKENDS, type BackendName, type BackendOptions, startModel } from './backends.js';
-export { ReferenceCache } from './cache/create.js';
-export { AUTO_CACHE, type ChosenCache, chooseCache } from './cache/default-cache.js';
-export { ComputedFactors, type FactorProgress, latentFactors } from './cache/factors.js';
-export type {
-  CalibratedLevels,
-  KvquantCalibration,
-  KvquantLayerCalibration,
-  KvquantSetting,
-} from './cache/kvquant.js';
-export type {
-  AccumulatorPolicy,
-  CacheForm,
-  CacheOptions,
-  CacheVariant,
-  DeltaSpace,
-} from './cache/options.js';
-// Caches (XQuant §3).
-export {
-  CACHE_VARIANTS,
-  type CacheModelShape,
-  type CachePreset,
-  type CacheRequest,
-} from './cache/options.js';
-export {
-  cacheOptionNames,
-  formatCacheOptions,
-  parseCacheSpec,
-  resolveCacheOptions,
-} from './cache/presets.js';
-export { storedBytes, totalBytes } from './cache/stored-matrix.js';
-export type {
-  CacheBytes,
-  FactoredMatrix,
-  FactorSource,
-  Float16Matrix,
-  KeysAndValues,
-  KeyValueProjection,
-  LatentFactors,
-  LayerCache,
-  LayerInput,
-  LayerState,
-  ModelCache,
-  SealedBlock,
-  StoredMatrix,
-} from './cache/types.js';
-export {
-  type AnswerOptions,
-  ChatAnswer,
-  type ChatOptions,
-  ChatSession,
-  type ChatTokenizer,
-} from './chat-session.js';
-// The engine.
-export {
-  KERNEL_CHOICES,
-  type KernelChoice,
-  WASM_BUILDS,
-  type WasmBinary,
-  type WasmBuild,
-} from './engine/load-wasm.js';
-export type { WasmForwardOptions } from './engine/pass-context.js';
-export { planBytes } from './engine/plan-bytes.js';
-export { KEY_WEIGHTS, type KeyWeights } from './engine/small-product.js';
-export { WasmCache } from './engine/wasm-cache.js';
-export { type WasmMemoryUse, WasmModel, type WasmModelOptions } from './engine/wasm-model.js';
-export * from './errors.js';
-export {
-  CachedSequence,
-  DEFAULT_CACHE,
-  type GeneratedToken,
-  type GenerateOptions,
-  Generation,
-  type GenerationSummary,
-  type GenerationTokenizer,
-  generate,
-  PREFILL_CHUNK,
-  type PromptRun,
-  runPrompt,
-  type StopReason,
-  type StreamingDecoder,
-} from './generate.js';
-// The model.
-export { ARCHITECTURES } from './io/families/index.js';
-// Files and text.
-export {
-  EMBEDDED_MODELS,
-  type EmbeddedModel,
-  type LoadOptions,
-  loadModelFile,
-  type ModelSource,
-  readModelHeader,
-} from './io/load-model.js';
-export type { ModelFile, ModelHeader, TensorInfo, WeightTypeSummary } from './io/model-file.js';
-export type { LoadProgress } from './io/progress.js';
-export {
-  type RestoredSnapshot,
-  readSnapshotInfo,
-  restoreSnapshot,
-  type SnapshotContent,
-  type SnapshotInfo,
-  type SnapshotOwner,
-  writeSnapshot,
-} from './io/snapshot.js';
-export { loadSnapshot, saveSnapshot } from './io/snapshot-file.js';
-export { SNAPSHOT_VERSION } from './io/snapshot-sections.js';
-export type { ByteSource } from './io/source.js';
-export {
-  type FactorName,
-  type FactorOwner,
-  type NamedFactors,
-  readFactors,
-  writeFactors,
-} from './io/svd-factors.js';
-// Running a model.
-export { type LoadedModel, type LoadModelOptions, loadModel } from './load.js';
-export {
-  type BytesByKind,
-  breakEvenTokens,
-  bytesByKind,
-  cacheTotals,
-  type MemoryTotals,
-  memoryTotals,
-} from './memory-totals.js';
+
+// Models: the definition.
+
 export type { LayerConfig, ModelConfig, RopeConfig, RopeLayout } from './model/config.js';
 export type {
   AttentionMode,
@@ -189,69 +216,57 @@ export {
   type ReferenceWeights,
   referenceWeights,
 } from './model/weights.js';
-// Numbers.
-export { decodeFloat16, encodeFloat16, fromFloat16Bits, toFloat16Bits } from './numerics/float16.js';
-export { hadamardBlock, hadamardInto, type Rotation, rotateRows } from './numerics/hadamard.js';
-export { linear, type Matrix, matrix } from './numerics/matrix.js';
-export { type ThinSvd, thinSvd } from './numerics/svd.js';
+
+// The engine.
+
 export {
-  type CachePerplexity,
-  measurePerplexity,
-  PERPLEXITY_WINDOW,
-  type PerplexityMode,
-  type PerplexityOptions,
-  type PerplexityReport,
-} from './perplexity.js';
+  KERNEL_CHOICES,
+  type KernelChoice,
+  WASM_BUILDS,
+  type WasmBinary,
+  type WasmBuild,
+} from './engine/load-wasm.js';
+export type { WasmForwardOptions } from './engine/pass-context.js';
+export { planBytes } from './engine/plan-bytes.js';
+export { KEY_WEIGHTS, type KeyWeights } from './engine/small-product.js';
+export { WasmCache } from './engine/wasm-cache.js';
+export { type WasmMemoryUse, WasmModel, type WasmModelOptions } from './engine/wasm-model.js';
+
+// Files: models, factors, snapshots.
+
+export { ARCHITECTURES } from './io/families/index.js';
 export {
-  dequantizeMatrix,
-  forEachGroup,
-  GROUPINGS,
-  type GroupedFormat,
-  type GroupedOptions,
-  type Grouping,
-  type GroupSlot,
-  type QuantizedMatrix,
-  quantizedBytes,
-  quantizeMatrix,
-  unpackMatrix,
-} from './quant/grouped.js';
-export type { NuqBits, NuqMatrix, NuqRanges, QNorm } from './quant/nuq.js';
-export { packCodes, packedBytes, unpackCodes } from './quant/pack.js';
-// The quantizer (XQuant §4): one group, its bytes, a matrix in groups.
+  EMBEDDED_MODELS,
+  type EmbeddedModel,
+  type LoadOptions,
+  loadModelFile,
+  type ModelSource,
+  readModelHeader,
+} from './io/load-model.js';
+export type { ModelFile, ModelHeader, TensorInfo, WeightTypeSummary } from './io/model-file.js';
+export type { LoadProgress } from './io/progress.js';
+export { loadSnapshot, saveSnapshot } from './io/snapshot-file.js';
+export { SNAPSHOT_VERSION } from './io/snapshot-sections.js';
 export {
-  BITS,
-  type Bits,
-  dequantizeGroup,
-  encodeGroup,
-  type GroupParameters,
-  type GroupPlace,
-  MSE_RANGE_FACTORS,
-  maxCode,
-  quantizeGroup,
-  RANGE_RULES,
-  type RangeRule,
-} from './quant/uniform.js';
+  type RestoredSnapshot,
+  readSnapshotInfo,
+  restoreSnapshot,
+  type SnapshotContent,
+  type SnapshotInfo,
+  type SnapshotOwner,
+  writeSnapshot,
+} from './io/snapshot.js';
+export type { ByteSource } from './io/source.js';
 export {
-  dequantizeWeights,
-  WEIGHT_BLOCKS,
-  WEIGHT_TYPES,
-  type WeightTensor,
-  type WeightType,
-} from './quant/weight-types.js';
-export {
-  generateSamples,
-  SampleGeneration,
-  type SampleOptions,
-  type SampleToken,
-} from './samples.js';
-export {
-  Random,
-  type SampledToken,
-  Sampler,
-  type SamplingOptions,
-  type TokenLogprob,
-} from './sampling.js';
-export type { DraftOptions, DraftSource, Speculate, SpeculationCounts } from './speculation.js';
+  type FactorName,
+  type FactorOwner,
+  type NamedFactors,
+  readFactors,
+  writeFactors,
+} from './io/svd-factors.js';
+
+// Text: tokenizers and chat templates.
+
 export {
   type ChatMessage,
   type RenderChatOptions,
@@ -259,10 +274,21 @@ export {
   type TemplateMessage,
 } from './text/chat-template.js';
 export type { StreamDecoder } from './text/token-bytes.js';
-export { type DecodeOptions, type EncodeOptions, Tokenizer } from './text/tokenizer.js';
 export type {
   GgufTokenizerSource,
   JsonTokenizerSource,
   NoTokenizerSource,
   TokenizerSource,
 } from './text/tokenizer-source.js';
+export { type DecodeOptions, type EncodeOptions, Tokenizer } from './text/tokenizer.js';
+
+// Numbers.
+
+export { decodeFloat16, encodeFloat16, fromFloat16Bits, toFloat16Bits } from './numerics/float16.js';
+export { hadamardBlock, hadamardInto, type Rotation, rotateRows } from './numerics/hadamard.js';
+export { linear, type Matrix, matrix } from './numerics/matrix.js';
+export { type ThinSvd, thinSvd } from './numerics/svd.js';
+
+// Errors.
+
+export * from './errors.js';

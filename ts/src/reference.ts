@@ -8,18 +8,11 @@
  * @module xquant/reference
  */
 
-export { type AccumulatingLayer, Accumulator } from './cache/accumulator.js';
-// Sealing and the window (XQuant §4).
+// biome-ignore-all assist/source/organizeImports: the sections follow the paper, which sorting would take apart
+
+// Sealing, the window, and what a layer stores (XQuant §4).
+
 export { BlockCache, type TokenRows } from './cache/block.js';
-// Calibrated caches.
-export { CalibratedCache } from './cache/calibrated.js';
-export { calibratedPlan, carrierOf, carrierWidth, findSet } from './cache/calibration.js';
-export { Coordinates } from './cache/coordinates.js';
-// What is computed before anything is cached (XQuant §3.3), and what is folded into the weights.
-export { factoredMatrix } from './cache/factors.js';
-export { type FoldedProjection, foldGain, foldProjection, project } from './cache/fold.js';
-export { KeyValueCache } from './cache/kv.js';
-export { KvquantCache } from './cache/kvquant.js';
 export {
   cacheLayout,
   type LayerKind,
@@ -32,19 +25,42 @@ export {
   type WindowTensor,
 } from './cache/layout.js';
 export { loadMatrix, type StorageFormat, storeMatrix } from './cache/stored-matrix.js';
-export { Transform } from './cache/transform.js';
+
+// Offline (XQuant §3.3), and what is folded into the weights.
+
+export { factoredMatrix } from './cache/factors.js';
+export { type FoldedProjection, foldGain, foldProjection, project } from './cache/fold.js';
+
 // The caches (XQuant §3).
+
+export { KeyValueCache } from './cache/kv.js';
+export { KvquantCache } from './cache/kvquant.js';
 export { XQuantCache } from './cache/xquant.js';
+export { rotateLatent, XQuantLatentCache } from './cache/xquant-gqa.js';
+export { type AccumulatingLayer, Accumulator } from './cache/accumulator.js';
 export { CrossLayerBaseCache, CrossLayerCache, CrossLayerDeltaCache } from './cache/xquant-cl.js';
 export { CrossLayerLatentCache } from './cache/xquant-cl-gqa.js';
-export { rotateLatent, XQuantLatentCache } from './cache/xquant-gqa.js';
+
+// Calibrated caches.
+
+export { calibratedPlan, carrierOf, carrierWidth, findSet } from './cache/calibration.js';
+export { Transform } from './cache/transform.js';
+export { Coordinates } from './cache/coordinates.js';
+export { CalibratedCache } from './cache/calibrated.js';
+
 // The model around them.
+
 export { causalAttention } from './model/attention.js';
 export { mlp, silu } from './model/mlp.js';
 export { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './model/rms-norm.js';
 export { applyRope, ropeFrequencies } from './model/rope.js';
+
 // Numbers.
+
 export { roundHalfEven } from './numerics/round.js';
+
+// Quantizers.
+
 export { type AllocationProblem, allocateBits, type Distortion } from './quant/allocate-bits.js';
 export {
   type ChannelBits,
