@@ -35,6 +35,7 @@ import { ReferenceModel } from '../model/transformer.js';
 import { referenceWeights } from '../model/weights.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { UsageError } from './errors.js';
+import { Progress } from './progress.js';
 import { type Terminal, write } from './terminal.js';
 
 interface CheckCommandOptions {
@@ -103,18 +104,21 @@ async function runCheck(
   if (paths.length === 0) throw new UsageError('name at least one file or folder, or use --list');
   const context = modelContext(signal);
   const reports: CaseReport[] = [];
-  const progress = new CaseProgress(terminal, options.json === true);
+  // Without --json the report itself comes case by case.
+  const progress = options.json ? new Progress(terminal, 'checking', { lines: true }) : undefined;
   try {
+    const cases: FoundCase[] = [];
+    for await (const found of findCases(paths)) cases.push(found);
     // One case at a time: what is read for one is free before the next.
-    for await (const open of findCases(paths)) {
+    for (const open of cases) {
       signal.throwIfAborted();
-      progress.begin(open.name, reports.length);
+      progress?.update(reports.length, cases.length);
       const report = await checkOne(open, context, options);
       reports.push(report);
       if (!options.json) await write(stdout, formatCase(report, options.verbose), signal);
     }
   } finally {
-    progress.end();
+    progress?.stop();
     await context.dispose();
   }
   if (options.json) await write(stdout, formatJson(reports), signal);
@@ -124,36 +128,6 @@ async function runCheck(
   const { cases, fail, error } = summarize(reports);
   if (fail > 0) throw new MismatchError(`${fail} of ${cases} cases do not match`);
   if (error > 0) throw new UsageError(`${error} of ${cases} cases cannot be judged`);
-}
-
-/** A run that takes longer says where it is. */
-const PROGRESS_MS = 5000;
-
-/**
- * Says on stderr how far a long run is: nothing of a report is on stdout before the end with `--json`, and one case can
- * take minutes.
- */
-class CaseProgress {
-  readonly #timer: NodeJS.Timeout;
-  #line = '';
-  #shown = '';
-
-  constructor({ stderr }: Terminal, isJson: boolean) {
-    // Work that lets no timer run shows its line when it does.
-    this.#timer = setInterval(() => {
-      if (this.#line === this.#shown || !(isJson || stderr.isTTY)) return;
-      this.#shown = this.#line;
-      stderr.write(this.#line);
-    }, PROGRESS_MS).unref();
-  }
-
-  begin(name: string, done: number): void {
-    this.#line = `checking ${name}, after ${done} ${done === 1 ? 'case' : 'cases'}\n`;
-  }
-
-  end(): void {
-    clearInterval(this.#timer);
-  }
 }
 
 interface FoundCase {
