@@ -3,7 +3,7 @@
     python calibrate.py MODEL --text F [--text F2] --fingerprint HEX --out FILE [--windows 16] [--sets cl-1:2.25,cl-2:2.25,joint,tensor,head]
     torchrun --nproc-per-node 2 calibrate.py MODEL ...       # windows split over the GPUs of a host
 
-MODEL is a GGUF file or a Hugging Face folder of the Llama family; `transformers` loads both. `xquant info --model MODEL`
+MODEL is a GGUF file or a Hugging Face folder of the Llama family; `transformers` loads both. `xquant info --fingerprint --model MODEL`
 prints the fingerprint that says which model a calibration is for. Needs `torch`, `transformers`, `gguf`, `safetensors`.
 
 Windows are spread evenly over the second half of every text, the same number of each, so that the first half is left for

@@ -79,7 +79,7 @@ def embedded_jobs(a: argparse.Namespace) -> tuple[list[Job], dict]:
     text = Path(a.text[0]).read_bytes()
     tokenizer = reference_logits.LlamaFile(a.models / "books-mha.gguf", "cpu").tokenizer()
     ids = tokenizer.encode(text.decode("utf-8")).ids[: a.windows * WINDOW]
-    jobs = [Job(name, a.models / f"{name}.gguf", ids, caches + CALIBRATED[name], a.calibrations / f"{name}.calibrated.safetensors") for name, caches in CACHES.items()]
+    jobs = [Job(name, a.models / f"{name}.gguf", ids, caches + CALIBRATED[name], a.calibrations / f"{name}.xquant-calibration.safetensors") for name, caches in CACHES.items()]
     return jobs, {"textSha256": hashlib.sha256(text).hexdigest()}
 
 

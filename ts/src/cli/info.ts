@@ -10,7 +10,7 @@ import { chooseCache } from '../cache/default-cache.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import { ConfigError } from '../errors.js';
 import { CachedSequence, generate } from '../generate.js';
-import { readModelHeader } from '../io/load-model.js';
+import { loadModelFile, readModelHeader } from '../io/load-model.js';
 import type { ModelHeader } from '../io/model-file.js';
 import { cacheTotals, type MemoryTotals } from '../memory-totals.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
@@ -55,6 +55,7 @@ const MEASURED_TOKENS = 32;
 
 interface InfoCommandOptions extends ModelOptions, OutputOptions {
   readonly tensors?: boolean;
+  readonly fingerprint?: boolean;
   readonly context?: number;
   readonly measure?: boolean;
 }
@@ -72,6 +73,8 @@ interface ChoiceInfo {
 }
 
 type Info = ReturnType<typeof describeModel> & {
+  /** With `--fingerprint`. */
+  readonly fingerprint?: string;
   readonly choices: readonly ChoiceInfo[];
   readonly context: number;
 };
@@ -91,6 +94,7 @@ export function addInfoCommand(program: Command, terminal: Terminal): void {
   const command = program.command('info').description('what a model is, and which caches it can have');
   command
     .option('--tensors', 'list all tensors')
+    .option('--fingerprint', 'read the weights and print what calibrations and snapshots know the model by')
     .option(
       '--context <tokens>',
       'tokens for the table of caches (default: the context of the model)',
@@ -108,7 +112,15 @@ async function runInfo(options: InfoCommandOptions, terminal: Terminal): Promise
   const header = await readModelHeader(options.model, { signal: terminal.signal });
   const context = options.context ?? header.config.maxPositionEmbeddings;
   const speeds = options.measure ? await measureSpeeds(options, terminal) : new Map<string, number>();
-  const info = { ...describeModel(header), context, choices: choicesFor(header, context, speeds) };
+  const fingerprint = options.fingerprint
+    ? (await loadModelFile(options.model, { signal: terminal.signal })).fingerprint
+    : undefined;
+  const info = {
+    ...describeModel(header),
+    fingerprint,
+    context,
+    choices: choicesFor(header, context, speeds),
+  };
   if (options.json) {
     await output.json(options.tensors ? { ...info, tensors: header.tensors } : info);
   } else {
@@ -229,6 +241,7 @@ function asText(info: Info): string {
         : 'none',
     ],
     ['f16 KV cache', `${info.kvBytesPerToken} bytes a token`],
+    ...(info.fingerprint === undefined ? [] : [['fingerprint', info.fingerprint] as [string, string]]),
   ];
   const text = lines.map(([name, value]) => `${name.padEnd(14)}${value}\n`).join('');
   const rows = info.caches.map(({ cache, problem, isDefault, bytesPerToken = 0, compression = 0 }) => [
