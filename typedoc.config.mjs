@@ -53,7 +53,11 @@ export default {
   treatWarningsAsErrors: true,
   treatValidationWarningsAsErrors: true,
   // What the engine's classes are made of. Caches and models are used through their interfaces.
-  intentionallyNotExported: ['CacheHost', 'WasmLayerCache'],
+  intentionallyNotExported: [
+    ...['CacheHost', 'WasmLayerCache'],
+    // Roles of tensors, whose table is model/tensors.ts, and what a row of WEIGHT_BLOCKS is made of.
+    ...['MatrixRole', 'VectorRole', 'FloatKind', 'BlockDecoder', 'BlockRewrite'],
+  ],
   validation: { notExported: true, invalidLink: true, notDocumented: true },
   requiredToBeDocumented: [
     'Class',

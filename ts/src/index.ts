@@ -152,8 +152,10 @@ export {
   dequantizeWeights,
   WEIGHT_BLOCKS,
   WEIGHT_TYPES,
+  type ProductType,
   type WeightTensor,
   type WeightType,
+  type WeightTypeRow,
 } from './quant/weight-types.js';
 
 // Sizes, roofline, distributions.

@@ -50,7 +50,7 @@ export { CalibratedCache } from './cache/calibrated.js';
 
 // The model around them.
 
-export { causalAttention } from './model/attention.js';
+export { type AttentionOptions, causalAttention } from './model/attention.js';
 export { mlp, silu } from './model/mlp.js';
 export { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './model/rms-norm.js';
 export { applyRope, ropeFrequencies } from './model/rope.js';

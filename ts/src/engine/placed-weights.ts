@@ -46,7 +46,7 @@ export function placeMatrix(memory: LinearMemory, immediate: Recorder, tensor: W
   const { name, rows, columns } = tensor;
   const { product: type } = WEIGHT_BLOCKS[tensor.type];
   const pointer = memory.allocate(panelBytes(type, rows, columns), `weights "${name}"`);
-  const source = 'rewrite' in WEIGHT_BLOCKS[tensor.type] ? type : (tensor.type as RepackedType);
+  const source = WEIGHT_BLOCKS[tensor.type].rewrite ? type : (tensor.type as RepackedType);
   const rowBytes = weightBytes(source, 1, columns);
   const step = Math.max(8, Math.floor(REPACK_BYTES / rowBytes / 8) * 8);
   const staging = memory.allocate(Math.min(step, rows) * rowBytes, `weights "${name}"`);

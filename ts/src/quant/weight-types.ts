@@ -33,8 +33,16 @@ import {
   rewriteQ5_0,
 } from './weight-formats.js';
 
+/** A type that the engine has products for. */
+export type ProductType =
+  | ('F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q4_0' | 'Q4_1')
+  | ('Q5_1' | 'Q2_K' | 'Q4_K' | 'Q5_K' | 'Q6_K');
+
+/** Name of a weight type that this package reads. */
+export type WeightType = ProductType | 'Q5_0' | 'Q3_K' | 'IQ4_NL' | 'IQ4_XS' | 'MXFP4';
+
 /** What is known of a weight type. */
-interface WeightTypeRow {
+export interface WeightTypeRow {
   /** ggml's number of the type. */
   readonly ggml: number;
   /** Weights of a block. */
@@ -46,13 +54,13 @@ interface WeightTypeRow {
   /** Decodes one block, or for plain floats a whole run of them. */
   readonly decode: BlockDecoder | ((bytes: Uint8Array) => Float32Array);
   /** The type as which the engine multiplies it: itself, or one that holds the same weights without loss. */
-  readonly product: string;
+  readonly product: ProductType;
   /** Writes a block as one of `product`; absent where the engine reads the blocks of the file. */
   readonly rewrite?: BlockRewrite;
 }
 
 /** Kinds of floats inside blocks; `e8m0` is a bare exponent. */
-type FloatKind = 'f32' | 'f16' | 'bf16' | 'e8m0';
+export type FloatKind = 'f32' | 'f16' | 'bf16' | 'e8m0';
 
 const f16 = (...at: number[]): WeightTypeRow['floats'] => ({ kind: 'f16', at });
 
@@ -60,8 +68,8 @@ const decodeFloats = (bytes: Uint8Array) => new Float32Array(alignedCopy(bytes))
 const decodeHalves = (bytes: Uint8Array) => decodeFloat16(new Uint16Array(alignedCopy(bytes)));
 const decodeBrains = (bytes: Uint8Array) => decodeBfloat16(new Uint16Array(alignedCopy(bytes)));
 
-/** Weight types that this package reads. */
-export const WEIGHT_BLOCKS = {
+/** What is known of each weight type that this package reads. */
+export const WEIGHT_BLOCKS: Readonly<Record<WeightType, WeightTypeRow>> = {
   F32: {
     ggml: 0,
     elements: 1,
@@ -124,21 +132,15 @@ export const WEIGHT_BLOCKS = {
     product: 'BF16',
     rewrite: rewriteMXFP4,
   },
-} as const satisfies Record<string, WeightTypeRow>;
-
-/** Name of a weight type that this package reads. */
-export type WeightType = keyof typeof WEIGHT_BLOCKS;
+};
 
 /** Names of the weight types that this package reads. */
 export const WEIGHT_TYPES = Object.keys(WEIGHT_BLOCKS) as readonly WeightType[];
 
-/** A type that the engine has products for. */
-export type ProductType = (typeof WEIGHT_BLOCKS)[WeightType]['product'];
-
 /** The types that the engine has products for. */
 export const PRODUCT_TYPES = WEIGHT_TYPES.filter(
   (type) => WEIGHT_BLOCKS[type].product === type,
-) as readonly WeightType[] as readonly ProductType[];
+) as readonly ProductType[];
 
 /** Whether a name is that of a weight type that this package reads. */
 export function isWeightType(name: string): name is WeightType {
@@ -183,7 +185,7 @@ export function dequantizeWeights(tensor: WeightTensor): Matrix {
   if (bytes.length !== expected) {
     throw new ShapeError('dequantizeWeights', name, [`${expected} bytes`], [bytes.length]);
   }
-  const block: WeightTypeRow = WEIGHT_BLOCKS[type];
+  const block = WEIGHT_BLOCKS[type];
   if (block.elements === 1) {
     return matrix(rows, columns, (block.decode as (bytes: Uint8Array) => Float32Array)(bytes));
   }
@@ -200,9 +202,9 @@ export function dequantizeWeights(tensor: WeightTensor): Matrix {
  * @returns fresh, or the same bytes
  */
 export function rewriteBlocks(type: WeightType, bytes: Uint8Array): Uint8Array {
-  const block: WeightTypeRow = WEIGHT_BLOCKS[type];
+  const block = WEIGHT_BLOCKS[type];
   if (!block.rewrite) return bytes;
-  const step = weightBytes(block.product as ProductType, 1, block.elements);
+  const step = weightBytes(block.product, 1, block.elements);
   const rewritten = new Uint8Array((bytes.length / block.bytes) * step);
   for (let at = 0, to = 0; at < bytes.length; at += block.bytes, to += step) {
     block.rewrite(bytes, at, rewritten, to);
@@ -216,7 +218,7 @@ export function rewriteBlocks(type: WeightType, bytes: Uint8Array): Uint8Array {
  * @returns -1 if all weights are finite
  */
 export function findNonFiniteBlock({ type, bytes }: WeightTensor): number {
-  const block: WeightTypeRow = WEIGHT_BLOCKS[type];
+  const block = WEIGHT_BLOCKS[type];
   const { kind, at: places } = block.floats;
   for (let at = 0; at < bytes.length; at += block.bytes) {
     for (const place of places) {
