@@ -10,7 +10,8 @@
 
 import type { FactorSource } from '../cache/types.js';
 import type { LanguageModel, TappedTensor } from '../model/language-model.js';
-import { linear, type Matrix, matrix, row } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { type Matrix, matrix, row } from '../numerics/matrix.js';
 import { logSumExp } from '../sampling.js';
 
 /** Magnitudes of the channels of one tensor. */
@@ -117,8 +118,8 @@ export async function measureDistributions(
     onTensor({ layer, tensor, value }) {
       look(layer, tensor, value);
       if (tensor === 'x') {
-        look(layer, 'keyLatent', linear(value, factors.factors(layer, 'key').downProjection));
-        look(layer, 'valueLatent', linear(value, factors.factors(layer, 'value').downProjection));
+        look(layer, 'keyLatent', linearTiled(value, factors.factors(layer, 'key').downProjection));
+        look(layer, 'valueLatent', linearTiled(value, factors.factors(layer, 'value').downProjection));
       }
       if (tensor === 'values') {
         layers.push({ layer, profiles: profiles as Record<ProfiledTensor, ChannelProfile> });

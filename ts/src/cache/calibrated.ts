@@ -18,7 +18,8 @@
  * @module
  */
 
-import { add, concatRows, linear, type Matrix, matrix, subtract } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { add, concatRows, type Matrix, matrix, subtract } from '../numerics/matrix.js';
 import {
   dequantizeSymmetric,
   quantizeSymmetric,
@@ -66,7 +67,7 @@ export class CalibratedCache extends BlockCache<LayoutOf<'calibrated'>> {
   }
 
   protected storedRows({ x }: LayerInput): TokenRows {
-    return { carrier: this.#carrierWeights ? linear(x, this.#carrierWeights) : x };
+    return { carrier: this.#carrierWeights ? linearTiled(x, this.#carrierWeights) : x };
   }
 
   protected seal({ carrier }: TokenRows, block: number): SealedBlock {

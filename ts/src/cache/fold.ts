@@ -8,7 +8,8 @@
  */
 
 import { type Rotation, rotateRows } from '../numerics/hadamard.js';
-import { linear, type Matrix, matrix } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { type Matrix, matrix } from '../numerics/matrix.js';
 import type { KeysAndValues, KeyValueProjection } from './types.js';
 
 /** Wk and Wv in the space in which a cache stores X. */
@@ -62,7 +63,7 @@ export function project(
   projection: KeyValueProjection,
 ): KeysAndValues {
   return {
-    keys: projection.finishKeys(linear(keyRows, weights.wK, projection.bK)),
-    values: linear(valueRows, weights.wV, projection.bV),
+    keys: projection.finishKeys(linearTiled(keyRows, weights.wK, projection.bK)),
+    values: linearTiled(valueRows, weights.wV, projection.bV),
   };
 }

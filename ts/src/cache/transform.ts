@@ -11,7 +11,8 @@
 import { type Dense, dense } from '../numerics/dense.js';
 import { decodeFloat16 } from '../numerics/float16.js';
 import { inverse } from '../numerics/inverse.js';
-import { add, linear, type Matrix, matrix, transpose } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { add, type Matrix, matrix, transpose } from '../numerics/matrix.js';
 import type { LayerTransform } from './calibration.js';
 import type { Float16Matrix } from './types.js';
 
@@ -58,7 +59,7 @@ export class Transform {
    * @returns fresh
    */
   encode(carrier: Matrix): Matrix {
-    return linear(carrier, this.encodeTransposed);
+    return linearTiled(carrier, this.encodeTransposed);
   }
 
   /**
@@ -68,7 +69,7 @@ export class Transform {
    * @returns fresh
    */
   decode(coordinates: Matrix): Matrix {
-    return linear(coordinates, this.decodeTransposed);
+    return linearTiled(coordinates, this.decodeTransposed);
   }
 
   /**
@@ -82,8 +83,8 @@ export class Transform {
     const [first, ...others] = this.predictTransposed;
     if (!first) return repeated(this.offset, tokens);
     return others.reduce(
-      (sum, each, i) => add(sum, linear(below[i + 1], each)),
-      linear(below[0], first, this.offset),
+      (sum, each, i) => add(sum, linearTiled(below[i + 1], each)),
+      linearTiled(below[0], first, this.offset),
     );
   }
 }

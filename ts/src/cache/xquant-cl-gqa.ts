@@ -13,7 +13,8 @@
  */
 
 import { rotateRows } from '../numerics/hadamard.js';
-import { add, linear, type Matrix, subtract, transpose } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { add, type Matrix, subtract, transpose } from '../numerics/matrix.js';
 import type { Accumulator } from './accumulator.js';
 import type { TokenRows } from './block.js';
 import type { LayoutOf } from './layout.js';
@@ -49,9 +50,9 @@ export class CrossLayerLatentCache extends CrossLayerCache<LayoutOf<'latentDelta
     const [{ format }] = this.layout.sealed;
     const x = this.rotated(rows);
     const below = this.layout.sum === 'starts' ? undefined : this.accumulator.below(layer, block);
-    const latent = linear(below ? subtract(x, below) : x, this.#down);
+    const latent = linearTiled(below ? subtract(x, below) : x, this.#down);
     const delta = storeMatrix(latent, format, this.place('delta'));
-    const increment = linear(loadMatrix(delta), this.#downTransposed);
+    const increment = linearTiled(loadMatrix(delta), this.#downTransposed);
     this.accumulator.advance(layer, block, below ? add(below, increment) : increment);
     return { delta };
   }
@@ -61,6 +62,6 @@ export class CrossLayerLatentCache extends CrossLayerCache<LayoutOf<'latentDelta
   }
 
   increment(block: number): Matrix {
-    return linear(loadMatrix(this.blocks[block].delta), this.#downTransposed);
+    return linearTiled(loadMatrix(this.blocks[block].delta), this.#downTransposed);
   }
 }

@@ -14,7 +14,8 @@
 
 import { ShapeError } from '../errors.js';
 import { rotateRows } from '../numerics/hadamard.js';
-import { linear, type Matrix, matrix, transpose } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { type Matrix, matrix, transpose } from '../numerics/matrix.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type FoldedProjection, project } from './fold.js';
 import type { LayoutOf, TensorLayout } from './layout.js';
@@ -52,7 +53,7 @@ export class XQuantLatentCache extends BlockCache<LayoutOf<'latents'>> {
   }
 
   protected storedRows({ x }: LayerInput): TokenRows {
-    return { keyLatent: linear(x, this.#downKeys), valueLatent: linear(x, this.#downValues) };
+    return { keyLatent: linearTiled(x, this.#downKeys), valueLatent: linearTiled(x, this.#downValues) };
   }
 
   protected seal(rows: TokenRows): SealedBlock {

@@ -5,7 +5,8 @@
  */
 
 import { fromFloat16Bits, toFloat16Bits } from '../numerics/float16.js';
-import { add, linear, type Matrix, matrix, subtract, transpose } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { add, type Matrix, matrix, subtract, transpose } from '../numerics/matrix.js';
 import { packCodes } from '../quant/pack.js';
 import {
   type ChannelBits,
@@ -181,7 +182,7 @@ function layersMistakenly(
       mistakes.transposed === which || mistakes.transposed === 'both';
     if (isEncode) {
       const weights = flip('encode') ? transpose(transform.encodeTransposed) : transform.encodeTransposed;
-      const full = linear(carriers[layer], weights);
+      const full = linearTiled(carriers[layer], weights);
       exact.push(full);
       const stored = storeLayer(subtract(full, predicted), plan, layer, mistakes.quantizer);
       outputs[`packed_${layer}`] = exactly(stored.packed, 'U8', 'byte');
@@ -198,7 +199,7 @@ function layersMistakenly(
       coordinates.push(add(predicted, dequantizeSymmetric(stored, plan.bits[layer])));
     }
     const back = flip('decode') ? transpose(transform.decodeTransposed) : transform.decodeTransposed;
-    decoded.push(linear(coordinates[layer], back));
+    decoded.push(linearTiled(coordinates[layer], back));
   }
   return { ...outputs, y: stacked(coordinates, right.y), x_hat: stacked(decoded, right.x_hat) };
 }

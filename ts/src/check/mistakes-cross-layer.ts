@@ -5,7 +5,8 @@
  */
 
 import { decodeFloat16 } from '../numerics/float16.js';
-import { add, linear, type Matrix, subtract, transpose } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { add, type Matrix, subtract, transpose } from '../numerics/matrix.js';
 import type { Expected } from './compare.js';
 import type { CaseInputs } from './inputs.js';
 import { exactly, type KnownMistake, within } from './mistake.js';
@@ -31,12 +32,12 @@ export function encodeLayers(
     const against = loop === 'open' ? layers[layer - 1] : known;
     const difference = against ? subtract(x, against) : x;
     const down = layer === 0 ? undefined : downs?.[layer];
-    const source = down ? linear(difference, down) : difference;
+    const source = down ? linearTiled(difference, down) : difference;
     const { packed, scales, mins, values } = quantizeMistakenly(source, formats(layer), mistakes);
     outputs[`packed_${layer}`] = exactly(packed, 'U8', 'byte');
     outputs[`scales_${layer}`] = exactly(decodeFloat16(scales), 'F16', 'group');
     outputs[`mins_${layer}`] = exactly(decodeFloat16(mins), 'F16', 'group');
-    const increment = down ? linear(values, transpose(down)) : values;
+    const increment = down ? linearTiled(values, transpose(down)) : values;
     if (!known) sums.push(increment);
     else sums.push(loop === 'notUpdated' ? known : add(known, increment));
   }

@@ -6,7 +6,8 @@
 
 import { applyRope, ropeFrequencies } from '../model/rope.js';
 import { hadamardBlock, rotateRows } from '../numerics/hadamard.js';
-import { linear, type Matrix, matrix } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { type Matrix, matrix } from '../numerics/matrix.js';
 import type { Expected } from './compare.js';
 import type { CaseInputs } from './inputs.js';
 import { type Attempt, exactly, type KnownMistake, rerun, within } from './mistake.js';
@@ -254,7 +255,7 @@ function* rotatedOutputs(
 function attendUnrotated(inputs: CaseInputs, { output }: ExpectedTensors): ExpectedTensors {
   const { layout, frequencies } = ropeOptions(inputs);
   const sources = storedSources(inputs);
-  const keys = linear(sources.keyRows, sources.keyWeights);
+  const keys = linearTiled(sources.keyRows, sources.keyWeights);
   const undone = applyRope(
     keys,
     0,
@@ -268,7 +269,7 @@ function attendUnrotated(inputs: CaseInputs, { output }: ExpectedTensors): Expec
 function attendRotatedValues(inputs: CaseInputs, { output }: ExpectedTensors): ExpectedTensors {
   const { layout, frequencies } = ropeOptions(inputs);
   const sources = storedSources(inputs);
-  const values = applyRope(linear(sources.valueRows, sources.valueWeights), 0, frequencies, layout);
+  const values = applyRope(linearTiled(sources.valueRows, sources.valueWeights), 0, frequencies, layout);
   const changed = { ...sources, valueRows: values, valueWeights: identity(values.columns) };
   return { output: within(output, attendOnce(inputs, changed).data) };
 }

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { linear, type Matrix, matrix, rowRange, transpose } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { type Matrix, matrix, rowRange, transpose } from '../numerics/matrix.js';
 
 /** Query rows handled together; only memory and speed depend on it. */
 const QUERY_BLOCK = 64;
@@ -45,13 +46,13 @@ export function causalAttention(
       for (let from = 0; from < queries.rows; from += QUERY_BLOCK) {
         const to = Math.min(from + QUERY_BLOCK, queries.rows);
         const visible = past + to; // keys that the last query of the block sees
-        const scores = linear(rowRange(headQueries, from, to), rowRange(headKeys, 0, visible));
+        const scores = linearTiled(rowRange(headQueries, from, to), rowRange(headKeys, 0, visible));
         softmaxRows(scores, scale, window, past + from);
         const seen = matrix(headDim, visible);
         for (let c = 0; c < headDim; c++) {
           seen.data.set(headValues.data.subarray(c * keys.rows, c * keys.rows + visible), c * visible);
         }
-        const averaged = linear(scores, seen);
+        const averaged = linearTiled(scores, seen);
         for (let r = 0; r < averaged.rows; r++) {
           const at = (from + r) * result.columns + head * headDim;
           result.data.set(averaged.data.subarray(r * headDim, (r + 1) * headDim), at);

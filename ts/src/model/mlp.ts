@@ -4,7 +4,8 @@
  * @module
  */
 
-import { linear, type Matrix, matrix } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { type Matrix, matrix } from '../numerics/matrix.js';
 import type { ModelConfig } from './config.js';
 import type { LayerWeights } from './weights.js';
 
@@ -19,12 +20,12 @@ export function mlp(
   weights: LayerWeights<Matrix>,
   activation: ModelConfig['activation'] = 'silu',
 ): Matrix {
-  const gate = linear(x, weights.wGate, weights.bGate);
-  const up = linear(x, weights.wUp, weights.bUp);
+  const gate = linearTiled(x, weights.wGate, weights.bGate);
+  const up = linearTiled(x, weights.wUp, weights.bUp);
   const activate = activation === 'silu' ? silu : geluTanh;
   const hidden = matrix(gate.rows, gate.columns);
   for (let i = 0; i < hidden.data.length; i++) hidden.data[i] = activate(gate.data[i]) * up.data[i];
-  return linear(hidden, weights.wDown, weights.bDown);
+  return linearTiled(hidden, weights.wDown, weights.bDown);
 }
 
 /** `value * sigmoid(value)` */

@@ -22,7 +22,8 @@ import type {
   ModelCache,
 } from '../cache/types.js';
 import { CacheStateError, ConfigError, DisposedError } from '../errors.js';
-import { add, concatRows, linear, type Matrix, matrix, row, rowRange, scale } from '../numerics/matrix.js';
+import { linearTiled } from '../numerics/linear-tiled.js';
+import { add, concatRows, type Matrix, matrix, row, rowRange, scale } from '../numerics/matrix.js';
 import { causalAttention } from './attention.js';
 import { assertModelConfig, derivedSizes, type ModelConfig, slidingWindow } from './config.js';
 import type { BatchOptions, ForwardOptions, LanguageModel, TappedTensor } from './language-model.js';
@@ -100,7 +101,7 @@ export class ReferenceModel implements LanguageModel {
       stream = this.#layer(index, stream, layer, cache.layers[index], options);
     }
     const last = options.logits === 'all' ? stream : rowRange(stream, stream.rows - 1, stream.rows);
-    const logits = linear(rmsNorm(last, weights.outputNorm, rmsNormEps), weights.output); // [1 or T, vocabSize]
+    const logits = linearTiled(rmsNorm(last, weights.outputNorm, rmsNormEps), weights.output); // [1 or T, vocabSize]
     return scale(logits, logitScale);
   }
 
@@ -153,7 +154,7 @@ export class ReferenceModel implements LanguageModel {
     show('x', x);
 
     const position = cache.length;
-    let queries = linear(x, weights.wQ, weights.bQ); // [T, queryDim]
+    let queries = linearTiled(x, weights.wQ, weights.bQ); // [T, queryDim]
     if (weights.queryNorm) queries = normalizeHeads(queries, weights.queryNorm, rmsNormEps);
     show('queries', queries);
 
@@ -173,7 +174,7 @@ export class ReferenceModel implements LanguageModel {
       headDim,
       { scale: attentionScale, window: slidingWindow(this.config, index) },
     );
-    let attentionOutput = linear(attended, weights.wO, weights.bO);
+    let attentionOutput = linearTiled(attended, weights.wO, weights.bO);
     if (weights.attentionPostNorm)
       attentionOutput = rmsNorm(attentionOutput, weights.attentionPostNorm, rmsNormEps);
     attentionOutput = scale(attentionOutput, residualScale);

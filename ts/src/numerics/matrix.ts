@@ -91,7 +91,7 @@ export function transpose(source: Matrix): Matrix {
 
 /**
  * `x W^T`: applies a linear layer whose weights are stored the way model files store them,
- * one row per output channel.
+ * one row per output channel. The definition; linear-tiled.ts computes the same bits faster.
  *
  * @param x [tokens, inChannels]
  * @param w [outChannels, inChannels]
@@ -100,70 +100,28 @@ export function transpose(source: Matrix): Matrix {
  * @throws {ShapeError} if the inner sizes differ
  */
 export function linear(x: Matrix, w: Matrix, bias?: Float32Array): Matrix {
+  assertLinear(x, w, bias);
+  const result = matrix(x.rows, w.rows);
+  for (let t = 0; t < x.rows; t++) {
+    for (let j = 0; j < w.rows; j++) result.data[t * w.rows + j] = dot(row(x, t), row(w, j));
+  }
+  if (bias) addBias(result, bias);
+  return result;
+}
+
+/**
+ * Requires the sizes of a linear layer to fit.
+ *
+ * @throws {ShapeError} if the inner sizes differ, or those of the bias
+ */
+export function assertLinear(x: Matrix, w: Matrix, bias?: Float32Array): void {
   if (x.columns !== w.columns) throw new ShapeError('linear', 'x', ['*', w.columns], [x.rows, x.columns]);
   if (bias && bias.length !== w.rows) throw new ShapeError('linear', 'bias', [w.rows], [bias.length]);
-  const [tokens, outChannels, inner] = [x.rows, w.rows, x.columns];
-  const result = matrix(tokens, outChannels);
-  const out = result.data;
+}
 
-  // Four rows of x by two of w at a time, so that every number loaded is used more than once. Each of the
-  // eight sums still runs over the inner index in order: the tiling changes the speed and not one bit.
-  let t = 0;
-  for (; t + 4 <= tokens; t += 4) {
-    const x0 = row(x, t);
-    const x1 = row(x, t + 1);
-    const x2 = row(x, t + 2);
-    const x3 = row(x, t + 3);
-    let j = 0;
-    for (; j + 2 <= outChannels; j += 2) {
-      const w0 = row(w, j);
-      const w1 = row(w, j + 1);
-      let s00 = 0;
-      let s01 = 0;
-      let s10 = 0;
-      let s11 = 0;
-      let s20 = 0;
-      let s21 = 0;
-      let s30 = 0;
-      let s31 = 0;
-      for (let k = 0; k < inner; k++) {
-        const a = w0[k];
-        const b = w1[k];
-        const p = x0[k];
-        const q = x1[k];
-        const u = x2[k];
-        const v = x3[k];
-        s00 += p * a;
-        s01 += p * b;
-        s10 += q * a;
-        s11 += q * b;
-        s20 += u * a;
-        s21 += u * b;
-        s30 += v * a;
-        s31 += v * b;
-      }
-      const at = t * outChannels + j;
-      out[at] = s00;
-      out[at + 1] = s01;
-      out[at + outChannels] = s10;
-      out[at + outChannels + 1] = s11;
-      out[at + 2 * outChannels] = s20;
-      out[at + 2 * outChannels + 1] = s21;
-      out[at + 3 * outChannels] = s30;
-      out[at + 3 * outChannels + 1] = s31;
-    }
-    for (; j < outChannels; j++) {
-      for (let r = 0; r < 4; r++) out[(t + r) * outChannels + j] = dot(row(x, t + r), row(w, j));
-    }
-  }
-  for (; t < tokens; t++) {
-    for (let j = 0; j < outChannels; j++) out[t * outChannels + j] = dot(row(x, t), row(w, j));
-  }
-
-  if (bias) {
-    for (let i = 0; i < out.length; i++) out[i] += bias[i % outChannels];
-  }
-  return result;
+/** Adds a bias to every row, in place, each sum rounded to f32. */
+export function addBias({ data, columns }: Matrix, bias: Float32Array): void {
+  for (let i = 0; i < data.length; i++) data[i] += bias[i % columns];
 }
 
 /**

@@ -15,7 +15,8 @@ import { NumericError } from '../../errors.js';
 import { derivedSizes } from '../../model/config.js';
 import { type Dense, dense, toDense } from '../../numerics/dense.js';
 import { decodeFloat16, encodeFloat16 } from '../../numerics/float16.js';
-import { concatRows, linear, type Matrix, matrix, rowRange, transpose } from '../../numerics/matrix.js';
+import { linearTiled } from '../../numerics/linear-tiled.js';
+import { concatRows, type Matrix, matrix, rowRange, transpose } from '../../numerics/matrix.js';
 import { type ChannelBits, dequantizeSymmetric, quantizeSymmetric } from '../../quant/symmetric.js';
 import { BaselineLogits, TokenScores } from '../../scoring.js';
 import { measureDistortion } from './allocation.js';
@@ -140,7 +141,7 @@ export class CalibrationWindows implements CalibrationWorker {
     const baseline = new BaselineLogits(exact, ids.slice(1), 0);
     for (const { layer, part, basis, mean } of requests) {
       const projection = this.#model.projections[layer];
-      const rows = linear(inputs[layer], part === 'keys' ? projection.wK : projection.wV);
+      const rows = linearTiled(inputs[layer], part === 'keys' ? projection.wK : projection.wV);
       const sinks = rowRange(rows, 0, SINKS);
       const probed = probeRows(rowRange(rows, SINKS, rows.rows), basis, mean);
       const coded = concatRows([sinks, probed.rows], rows.columns);

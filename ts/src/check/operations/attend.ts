@@ -7,7 +7,8 @@
 import { ConfigError } from '../../errors.js';
 import { causalAttention } from '../../model/attention.js';
 import { applyRope } from '../../model/rope.js';
-import { linear, type Matrix, matrix } from '../../numerics/matrix.js';
+import { linearTiled } from '../../numerics/linear-tiled.js';
+import { type Matrix, matrix } from '../../numerics/matrix.js';
 import type { CaseInputs } from '../inputs.js';
 import type { Operation } from '../operation.js';
 import { perturbedInputs } from '../perturb.js';
@@ -75,11 +76,11 @@ export function attendOnce(inputs: CaseInputs, sources: StoredSources = storedSo
     );
   }
   const query = matrix(1, heads * headDim, given.data);
-  const keys = linear(keyRows, keyWeights);
+  const keys = linearTiled(keyRows, keyWeights);
   return causalAttention(
     applyRope(query, inputs.number('position'), frequencies, layout),
     applyRope(keys, 0, frequencies, layout),
-    linear(valueRows, valueWeights),
+    linearTiled(valueRows, valueWeights),
     headDim,
   );
 }

@@ -5,7 +5,8 @@
  */
 
 import { XQuantError } from '../../errors.js';
-import { linear, type Matrix, subtract } from '../../numerics/matrix.js';
+import { linearTiled } from '../../numerics/linear-tiled.js';
+import { type Matrix, subtract } from '../../numerics/matrix.js';
 import { type GroupedOptions, type QuantizedMatrix, quantizeMatrix } from '../../quant/grouped.js';
 import { type AdoptedMatrix, adoptDecisions } from '../adopt.js';
 import type { Expected } from '../compare.js';
@@ -56,7 +57,7 @@ export const crossLayerEncode: Operation = {
       const below = sums.at(-1);
       const difference = below ? subtract(x, below) : x;
       const down = layer === 0 ? undefined : downs?.[layer]; // the base is stored in full width
-      const source = down ? linear(difference, down) : difference;
+      const source = down ? linearTiled(difference, down) : difference;
       const noise = down ? productBound(difference, down) : undefined;
       const own = quantizeMatrix(source, formats(layer), { layer, tensor: 'delta' });
       const adopted = noise && adoptDumped(inputs, layer, own, source, noise, formats(layer));

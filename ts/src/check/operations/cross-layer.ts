@@ -6,7 +6,8 @@
 
 import { ShapeError } from '../../errors.js';
 import { rotateRows } from '../../numerics/hadamard.js';
-import { add, linear, type Matrix, transpose } from '../../numerics/matrix.js';
+import { linearTiled } from '../../numerics/linear-tiled.js';
+import { add, type Matrix, transpose } from '../../numerics/matrix.js';
 import { dequantizeMatrix, type GroupedOptions, type QuantizedMatrix } from '../../quant/grouped.js';
 import type { Expected } from '../compare.js';
 import type { CaseInputs } from '../inputs.js';
@@ -48,7 +49,7 @@ export function decodeLayers(inputs: CaseInputs): {
     const quantized = inputs.quantized('', columns, format, `_${layer}`);
     addIncrement(sums, bounds, quantized, down);
     increments.push(
-      down ? linear(dequantizeMatrix(quantized), transpose(down)) : dequantizeMatrix(quantized),
+      down ? linearTiled(dequantizeMatrix(quantized), transpose(down)) : dequantizeMatrix(quantized),
     );
   }
   if (sums.length === 0) throw new ShapeError('cl-decode', 'packed_0', ['bytes'], []);
@@ -79,7 +80,7 @@ export function addIncrement(
 ): void {
   const stored = dequantizeMatrix(quantized);
   const back = down && transpose(down);
-  const increment = back ? linear(stored, back) : stored;
+  const increment = back ? linearTiled(stored, back) : stored;
   const below = sums.at(-1);
   const belowBound = bounds.at(-1);
   const sum = below ? add(below, increment) : increment;

@@ -1,4 +1,4 @@
-import { linear } from '../../numerics/matrix.js';
+import { linearTiled } from '../../numerics/linear-tiled.js';
 import { expectedRows } from '../expected.js';
 import type { Operation } from '../operation.js';
 import { productBound } from '../tolerance.js';
@@ -18,8 +18,8 @@ export const rematerialize: Operation = {
   run(inputs) {
     const { keyRows, valueRows, keyTerms, valueTerms, keyWeights, valueWeights } = storedSources(inputs);
     return {
-      keys: expectedRows(linear(keyRows, keyWeights), productBound(keyTerms, keyWeights)),
-      values: expectedRows(linear(valueRows, valueWeights), productBound(valueTerms, valueWeights)),
+      keys: expectedRows(linearTiled(keyRows, keyWeights), productBound(keyTerms, keyWeights)),
+      values: expectedRows(linearTiled(valueRows, valueWeights), productBound(valueTerms, valueWeights)),
     };
   },
 };

@@ -1,6 +1,7 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import { ShapeError } from '../../../src/errors.js';
+import { linearTiled } from '../../../src/numerics/linear-tiled.js';
 import {
   add,
   concatRows,
@@ -31,6 +32,16 @@ describe('linear', () => {
     },
   );
 
+  test.prop([size, size, size, fc.nat(), fc.boolean()])(
+    'in tiles gives the same bits',
+    (tokens, out, inner, seed, biased) => {
+      const x = gaussianMatrix(tokens, inner, seed);
+      const w = gaussianMatrix(out, inner, seed + 1);
+      const bias = biased ? gaussianMatrix(1, out, seed + 2).data : undefined;
+      expect(linearTiled(x, w, bias)).toEqual(linear(x, w, bias));
+    },
+  );
+
   it('adds a bias', () => {
     const result = linear(
       matrix(2, 1, Float32Array.of(1, 2)),
@@ -42,6 +53,7 @@ describe('linear', () => {
 
   it('refuses sizes that disagree', () => {
     expect(() => linear(matrix(1, 2), matrix(1, 3))).toThrow(ShapeError);
+    expect(() => linearTiled(matrix(1, 2), matrix(1, 3))).toThrow(ShapeError);
     expect(() => linear(matrix(1, 2), matrix(1, 2), new Float32Array(2))).toThrow(ShapeError);
     expect(() => matrix(2, 2, new Float32Array(3))).toThrow(ShapeError);
     expect(() => add(matrix(1, 2), matrix(2, 1))).toThrow(ShapeError);
