@@ -66,25 +66,34 @@ export {
   type SamplingOptions,
   type TokenLogprob,
 } from './sampling.js';
-export type { DraftOptions, DraftSource, Speculate, SpeculationCounts } from './speculation.js';
+export {
+  DEFAULT_DRAFT,
+  type DraftOptions,
+  type DraftSource,
+  MAX_DRAFT,
+  type Speculate,
+  type SpeculationCounts,
+} from './speculation.js';
 
 // Caches: what can be asked for, and what they hold (XQuant §3).
 
 export { ReferenceCache } from './cache/create.js';
 export { AUTO_CACHE, type ChosenCache, chooseCache } from './cache/default-cache.js';
-export { ComputedFactors, type FactorProgress, latentFactors } from './cache/factors.js';
-export type {
-  AccumulatorPolicy,
-  CacheForm,
-  CacheOptions,
-  CacheVariant,
-  DeltaSpace,
-} from './cache/options.js';
+export { ComputedFactors, type FactorKeeper, type FactorProgress, latentFactors } from './cache/factors.js';
+export type { CalibratedPlan, Calibration } from './cache/calibration.js';
 export {
+  ACCUMULATOR_POLICIES,
+  type AccumulatorPolicy,
+  CACHE_FORMS,
   CACHE_VARIANTS,
+  type CacheForm,
   type CacheModelShape,
+  type CacheOptions,
   type CachePreset,
   type CacheRequest,
+  type CacheVariant,
+  DELTA_SPACES,
+  type DeltaSpace,
 } from './cache/options.js';
 export {
   cacheOptionNames,
@@ -95,6 +104,7 @@ export {
 export { storedBytes, totalBytes } from './cache/stored-matrix.js';
 export type {
   CacheBytes,
+  Calibrations,
   FactoredMatrix,
   FactorSource,
   Float16Matrix,

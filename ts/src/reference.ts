@@ -14,6 +14,9 @@
 
 export { BlockCache, type TokenRows } from './cache/block.js';
 export {
+  type AnyLayer,
+  type AverageFormat,
+  type CalibratedFormat,
   cacheLayout,
   type LayerKind,
   type LayerLayout,
@@ -21,6 +24,8 @@ export {
   type LayoutSizes,
   layerLayout,
   layoutSizes,
+  type RowSource,
+  type SealedTensors,
   type TensorLayout,
   type WindowTensor,
 } from './cache/layout.js';
@@ -43,7 +48,22 @@ export { CrossLayerLatentCache } from './cache/xquant-cl-gqa.js';
 
 // Calibrated caches.
 
-export { calibratedPlan, carrierOf, carrierWidth, findSet } from './cache/calibration.js';
+export {
+  type CalibrationBasis,
+  type CalibrationOrigin,
+  type CalibrationSet,
+  type CalibrationText,
+  calibratedPlan,
+  type CarrierSizes,
+  carrierOf,
+  carrierWidth,
+  findSet,
+  type LayerTransform,
+  type MeasuredLoss,
+  type PlanRequest,
+  type PredictedFrom,
+  type SetRequest,
+} from './cache/calibration.js';
 export { Transform } from './cache/transform.js';
 export { Coordinates } from './cache/coordinates.js';
 export { CalibratedCache } from './cache/calibrated.js';
@@ -61,6 +81,7 @@ export { roundHalfEven } from './numerics/round.js';
 
 // Quantizers.
 
+export type { NuqFormat } from './quant/nuq.js';
 export { type AllocationProblem, allocateBits, type Distortion } from './quant/allocate-bits.js';
 export {
   type ChannelBits,

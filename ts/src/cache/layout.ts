@@ -56,7 +56,7 @@ export interface WindowTensor {
 }
 
 /** What a layer of any kind has. */
-interface AnyLayer {
+export interface AnyLayer {
   readonly window: readonly WindowTensor[];
   /** Matrices whose factors the layer needs, computed offline (XQuant §3.3). */
   readonly factors: readonly FactoredMatrix[];
@@ -67,7 +67,7 @@ interface AnyLayer {
 }
 
 /** The sealed tensors of each kind of layer, in the order in which they are stored. */
-interface SealedTensors {
+export interface SealedTensors {
   keysAndValues: readonly [keys: TensorLayout, values: TensorLayout];
   nonUniform: readonly [keys: TensorLayout<NuqFormat>, values: TensorLayout<NuqFormat>];
   x: readonly [x: TensorLayout];

@@ -34,7 +34,7 @@ export const VARIANTS: Readonly<Record<CacheVariant, { readonly example: string;
     'xquant-cl': { example: 'xquant-cl:2@tuned', about: 'quantized differences from layer to layer' },
   };
 
-/** The names of {@link VARIANTS}. */
+/** The names of all variants. */
 export const CACHE_VARIANTS = Object.keys(VARIANTS) as readonly CacheVariant[];
 
 /** Variants that store keys and values. */
