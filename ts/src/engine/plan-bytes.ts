@@ -68,7 +68,9 @@ function layerPlanBytes(
         layout.kind === 'latentDelta' ? exact(columns, hiddenSize) + stored(hiddenSize, columns, format) : 0;
       return keys + exact(kvDim, hiddenSize) + latent;
     }
-    default:
+    case 'nonUniform': // no plan, see createPlan
       return undefined;
+    default:
+      return layout satisfies never;
   }
 }
