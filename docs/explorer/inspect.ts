@@ -8,10 +8,11 @@
  * @module
  */
 
+import type { ModelCache } from '../../ts/src/cache/contract.js';
 import type { CacheOptions, CacheRequest } from '../../ts/src/cache/options.js';
 import { resolveCacheOptions } from '../../ts/src/cache/presets.js';
+import type { SealedBlock, StoredMatrix } from '../../ts/src/cache/state.js';
 import { loadMatrix } from '../../ts/src/cache/stored-matrix.js';
-import type { ModelCache, SealedBlock, StoredMatrix } from '../../ts/src/cache/types.js';
 import { ConfigError } from '../../ts/src/errors.js';
 import type { LanguageModel } from '../../ts/src/model/language-model.js';
 import { rotateRows } from '../../ts/src/numerics/hadamard.js';

@@ -4,9 +4,9 @@
  * @module
  */
 
+import type { CacheBytes } from '../../ts/src/cache/contract.js';
 import { parseCacheSpec } from '../../ts/src/cache/presets.js';
 import { storedBytes } from '../../ts/src/cache/stored-matrix.js';
-import type { CacheBytes } from '../../ts/src/cache/types.js';
 import { type BytesByKind, bytesByKind } from '../../ts/src/memory-totals.js';
 import { formatBytes, formatCount, make } from './dom.js';
 import type { LaneReport, LaneStart } from './protocol.js';

@@ -5,7 +5,7 @@
  */
 
 import type { PortableError } from '../../ts/src/browser/errors.js';
-import type { CacheBytes } from '../../ts/src/cache/types.js';
+import type { CacheBytes } from '../../ts/src/cache/contract.js';
 import type { LoadProgress } from '../../ts/src/io/progress.js';
 import type { ModelConfig } from '../../ts/src/model/config.js';
 import type { CachePerplexity } from '../../ts/src/perplexity.js';

@@ -7,8 +7,8 @@
 import { toPortable } from '../../ts/src/browser/errors.js';
 import { type LoadHereOptions, loadHere } from '../../ts/src/browser/load-here.js';
 import { OpfsStorage, StorageError } from '../../ts/src/browser/storage.js';
+import type { ModelCache } from '../../ts/src/cache/contract.js';
 import { resolveCacheOptions } from '../../ts/src/cache/presets.js';
-import type { ModelCache } from '../../ts/src/cache/types.js';
 import { ConfigError, DisposedError } from '../../ts/src/errors.js';
 import { CachedSequence } from '../../ts/src/generate.js';
 import { restoreSnapshot, writeSnapshot } from '../../ts/src/io/snapshot.js';

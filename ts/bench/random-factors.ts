@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { FactoredMatrix } from '../src/cache/types.js';
+import type { FactoredMatrix } from '../src/cache/projection.js';
 import type { WasmModel } from '../src/engine/wasm-model.js';
 import { derivedSizes } from '../src/model/config.js';
 import { dot, type Matrix, matrix, row } from '../src/numerics/matrix.js';

@@ -9,9 +9,9 @@
  * @module
  */
 
+import type { CacheBytes, ModelCache } from './cache/contract.js';
 import { AUTO_CACHE } from './cache/default-cache.js';
 import type { CacheRequest } from './cache/options.js';
-import type { CacheBytes, ModelCache } from './cache/types.js';
 import { assertIndex, assertPositiveInteger, ConfigError, ShapeError } from './errors.js';
 import type { ForwardOptions, LanguageModel } from './model/language-model.js';
 import { assertCache, assertTokenList, tokenIds } from './model/tokens.js';

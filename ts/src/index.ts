@@ -102,22 +102,15 @@ export {
   resolveCacheOptions,
 } from './cache/presets.js';
 export { storedBytes, totalBytes } from './cache/stored-matrix.js';
+export type { CacheBytes, KeysAndValues, LayerCache, LayerInput, ModelCache } from './cache/contract.js';
 export type {
-  CacheBytes,
   Calibrations,
   FactoredMatrix,
   FactorSource,
-  Float16Matrix,
-  KeysAndValues,
   KeyValueProjection,
   LatentFactors,
-  LayerCache,
-  LayerInput,
-  LayerState,
-  ModelCache,
-  SealedBlock,
-  StoredMatrix,
-} from './cache/types.js';
+} from './cache/projection.js';
+export type { Float16Matrix, LayerState, SealedBlock, StoredMatrix } from './cache/state.js';
 
 // Calibrations.
 
@@ -126,7 +119,7 @@ export type {
   KvquantCalibration,
   KvquantLayerCalibration,
   KvquantSetting,
-} from './cache/kvquant.js';
+} from './cache/kvquant-calibration.js';
 
 // The quantizer, and weights as files store them.
 

@@ -9,10 +9,10 @@
  */
 
 import { cacheBytes, float16KeyValueBytes } from './analysis/memory.js';
+import type { CacheBytes } from './cache/contract.js';
 import type { CacheModelShape, CacheOptions, CacheRequest } from './cache/options.js';
 import { resolveCacheOptions } from './cache/presets.js';
 import { storedBytes } from './cache/stored-matrix.js';
-import type { CacheBytes } from './cache/types.js';
 import { planBytes } from './engine/plan-bytes.js';
 import type { KeyWeights } from './engine/small-product.js';
 

@@ -15,9 +15,9 @@
  */
 
 import { elementsPerToken, float16KeyValueBytes } from './analysis/memory.js';
+import type { ModelCache } from './cache/contract.js';
 import type { CacheRequest } from './cache/options.js';
 import { storedBytes } from './cache/stored-matrix.js';
-import type { ModelCache } from './cache/types.js';
 import { assertPositiveInteger, ConfigError } from './errors.js';
 import type { AttentionMode, LanguageModel } from './model/language-model.js';
 import { assertTokenList, tokenIds } from './model/tokens.js';

@@ -10,8 +10,8 @@
  * @module
  */
 
+import type { ModelCache } from './cache/contract.js';
 import type { CacheRequest } from './cache/options.js';
-import type { ModelCache } from './cache/types.js';
 import { assertPositiveInteger } from './errors.js';
 import {
   CachedSequence,

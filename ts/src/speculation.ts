@@ -12,7 +12,7 @@
  * @module
  */
 
-import type { ModelCache } from './cache/types.js';
+import type { ModelCache } from './cache/contract.js';
 import { assertPositiveInteger, ConfigError, ShapeError } from './errors.js';
 import type { ForwardOptions, LanguageModel } from './model/language-model.js';
 import { stepwiseRoom } from './model/tokens.js';

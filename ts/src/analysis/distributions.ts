@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { FactorSource } from '../cache/types.js';
+import type { FactorSource } from '../cache/projection.js';
 import type { LanguageModel, TappedTensor } from '../model/language-model.js';
 import { linearTiled } from '../numerics/linear-tiled.js';
 import { type Matrix, matrix, row } from '../numerics/matrix.js';

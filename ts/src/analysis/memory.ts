@@ -16,6 +16,7 @@ import {
   carrierWidth,
   transformBytes,
 } from '../cache/calibration.js';
+import type { CacheBytes } from '../cache/contract.js';
 import {
   cacheLayout,
   exactFormat,
@@ -26,7 +27,6 @@ import {
 import { type CacheModelShape, type CacheOptions, type CacheRequest, XQUANT } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import { addBytes, billAsBase, storedBytes, zeroBytes } from '../cache/stored-matrix.js';
-import type { CacheBytes } from '../cache/types.js';
 import { assertIndex, ConfigError } from '../errors.js';
 import { groupedSizes } from '../quant/grouped.js';
 import { expectedNuqBytes, type NuqFormat } from '../quant/nuq.js';

@@ -6,8 +6,9 @@
  */
 
 import type { BackendName } from '../backends.js';
+import type { CacheBytes } from '../cache/contract.js';
 import type { CacheOptions, CacheRequest } from '../cache/options.js';
-import type { CacheBytes, FactoredMatrix } from '../cache/types.js';
+import type { FactoredMatrix } from '../cache/projection.js';
 import type { KernelChoice, WasmBuild } from '../engine/load-wasm.js';
 import type { KeyWeights } from '../engine/small-product.js';
 import type { ModelFile } from '../io/model-file.js';

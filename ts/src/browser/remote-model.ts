@@ -7,10 +7,10 @@
 
 import { cacheBytes } from '../analysis/memory.js';
 import type { BackendName } from '../backends.js';
+import type { CacheBytes, LayerCache, ModelCache } from '../cache/contract.js';
 import type { FactorProgress } from '../cache/factors.js';
 import type { CacheOptions, CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type { CacheBytes, LayerCache, ModelCache } from '../cache/types.js';
 import type { WasmBuild } from '../engine/load-wasm.js';
 import { assertIndex, CacheStateError, ConfigError, DisposedError, KernelError } from '../errors.js';
 import type { ModelFile } from '../io/model-file.js';

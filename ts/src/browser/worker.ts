@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { ModelCache } from '../cache/types.js';
+import type { ModelCache } from '../cache/contract.js';
 import { DisposedError } from '../errors.js';
 import { restoreSnapshot, writeSnapshot } from '../io/snapshot.js';
 import type { LanguageModel } from '../model/language-model.js';

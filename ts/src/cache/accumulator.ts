@@ -20,8 +20,8 @@ import { add, type Matrix } from '../numerics/matrix.js';
 import { groupedSizes } from '../quant/grouped.js';
 import { ACCUMULATOR_INT8 } from './layout.js';
 import type { AccumulatorPolicy } from './options.js';
+import type { StoredMatrix } from './state.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
-import type { StoredMatrix } from './types.js';
 
 /** A layer that adds to the accumulator. */
 export interface AccumulatingLayer {

@@ -18,8 +18,11 @@
 
 import { assertIndex, CacheStateError } from '../errors.js';
 import { concatRows, type Matrix, matrix, rowRange } from '../numerics/matrix.js';
+import type { CacheBytes, KeysAndValues, LayerCache, LayerInput } from './contract.js';
 import { exactFormat, type LayerLayout, sinkName, sinksOf } from './layout.js';
 import type { CacheOptions } from './options.js';
+import type { KeyValueProjection } from './projection.js';
+import type { Float16Matrix, LayerState, SealedBlock } from './state.js';
 import {
   assertStorable,
   assertStoredShape,
@@ -29,16 +32,6 @@ import {
   storeMatrix,
   zeroBytes,
 } from './stored-matrix.js';
-import type {
-  CacheBytes,
-  Float16Matrix,
-  KeysAndValues,
-  KeyValueProjection,
-  LayerCache,
-  LayerInput,
-  LayerState,
-  SealedBlock,
-} from './types.js';
 
 /** Tensors of some tokens by name, each [tokens, its own width]. */
 export type TokenRows = Readonly<Record<string, Matrix>>;

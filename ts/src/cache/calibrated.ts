@@ -28,20 +28,15 @@ import {
 } from '../quant/symmetric.js';
 import { BlockCache, type TokenRows } from './block.js';
 import { type CalibrationSet, carrierOf } from './calibration.js';
+import type { KeysAndValues, LayerInput } from './contract.js';
 import type { Coordinates } from './coordinates.js';
 import { project } from './fold.js';
 import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
+import type { KeyValueProjection } from './projection.js';
+import type { LayerState, SealedBlock, StoredMatrix } from './state.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
 import { Transform } from './transform.js';
-import type {
-  KeysAndValues,
-  KeyValueProjection,
-  LayerInput,
-  LayerState,
-  SealedBlock,
-  StoredMatrix,
-} from './types.js';
 
 /** One layer of either calibrated variant. */
 export class CalibratedCache extends BlockCache<LayoutOf<'calibrated'>> {

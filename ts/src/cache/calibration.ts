@@ -15,8 +15,7 @@
 import { ConfigError } from '../errors.js';
 import { allocateBits, type Distortion } from '../quant/allocate-bits.js';
 import type { ChannelBits } from '../quant/symmetric.js';
-import type { CacheOptions } from './options.js';
-import type { FactorSource, Float16Matrix } from './types.js';
+import type { Float16Matrix } from './state.js';
 
 /** How far a basis may mix channels: all of a layer, keys and values apart, or each head of either apart. */
 export type CalibrationBasis = 'joint' | 'tensor' | 'head';
@@ -203,25 +202,6 @@ export function calibratedPlan(
 
 // A cache is copied for every continuation of a prompt, and all of them share the plan.
 const plansOf = new WeakMap<Calibration, Map<string, CalibratedPlan>>();
-
-/**
- * The plan that a cache asks for.
- *
- * @param options of form `calibrated`
- * @param sizes of the model
- * @throws {ConfigError} if the model has no calibration, or none for such a cache; says how to make one
- */
-export function planOf(options: CacheOptions, { kvDim }: CarrierSizes, source: FactorSource): CalibratedPlan {
-  const { variant, calibration: path } = options;
-  const calibration = source.calibration?.('calibrated', path);
-  if (!calibration) {
-    const allowed =
-      `a calibration of this model, loaded before the cache is made, for ${variant} with form "calibrated" (the command ` +
-      'line looks for one beside the model); "xquant calibrate" makes one';
-    throw new ConfigError('calibration', path, allowed);
-  }
-  return calibratedPlan(calibration, options, kvDim);
-}
 
 /**
  * Bytes of everything that calibrated caches of a model are written and read with: D, E and M in f16, offsets in f32, a

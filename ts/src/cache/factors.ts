@@ -9,14 +9,14 @@ import { concatRows, type Matrix, matrix, transpose } from '../numerics/matrix.j
 import { thinSvd } from '../numerics/svd.js';
 import { type Calibration, carrierWidth } from './calibration.js';
 import { foldGain } from './fold.js';
-import type { KvquantCalibration } from './kvquant.js';
+import type { KvquantCalibration } from './kvquant-calibration.js';
 import type {
   Calibrations,
   FactoredMatrix,
   FactorSource,
   KeyValueProjection,
   LatentFactors,
-} from './types.js';
+} from './projection.js';
 
 /** Called before each decomposition that has to be computed. */
 export type FactorProgress = (layer: number, matrix: FactoredMatrix) => void;

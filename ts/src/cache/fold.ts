@@ -10,7 +10,8 @@
 import { type Rotation, rotateRows } from '../numerics/hadamard.js';
 import { linearTiled } from '../numerics/linear-tiled.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
-import type { KeysAndValues, KeyValueProjection } from './types.js';
+import type { KeysAndValues } from './contract.js';
+import type { KeyValueProjection } from './projection.js';
 
 /** Wk and Wv in the space in which a cache stores X. */
 export interface FoldedProjection {

@@ -16,10 +16,11 @@
  */
 
 import { BlockCache, type TokenRows } from './block.js';
+import type { KeysAndValues, LayerInput } from './contract.js';
 import { project } from './fold.js';
 import type { LayoutOf } from './layout.js';
+import type { SealedBlock } from './state.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
-import type { KeysAndValues, LayerInput, SealedBlock } from './types.js';
 
 /** Stores finished keys and values, in the formats of its layout. */
 export class KeyValueCache extends BlockCache<LayoutOf<'keysAndValues'>> {

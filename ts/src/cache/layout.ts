@@ -24,8 +24,8 @@ import type { SymmetricFormat } from '../quant/symmetric.js';
 import { assertBits, type Bits } from '../quant/uniform.js';
 import { type CalibratedPlan, carrierOf, carrierWidth } from './calibration.js';
 import type { CacheModelShape, CacheOptions, DeltaSpace } from './options.js';
+import type { FactoredMatrix } from './projection.js';
 import type { StorageFormat } from './stored-matrix.js';
-import type { FactoredMatrix } from './types.js';
 
 /** Sizes of a model that decide what its layers store. */
 export interface LayoutSizes {

@@ -10,7 +10,8 @@ import { type Matrix, matrix } from '../numerics/matrix.js';
 import { dequantizeMatrix, type GroupedOptions, quantizedBytes, quantizeMatrix } from '../quant/grouped.js';
 import { nuqBytes } from '../quant/nuq.js';
 import type { GroupPlace } from '../quant/uniform.js';
-import type { CacheBytes, Float16Matrix, StoredMatrix } from './types.js';
+import type { CacheBytes } from './contract.js';
+import type { Float16Matrix, StoredMatrix } from './state.js';
 
 /** How to store a matrix. */
 export type StorageFormat = GroupedOptions | 'f16' | 'f32';

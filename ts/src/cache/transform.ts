@@ -14,7 +14,7 @@ import { inverse } from '../numerics/inverse.js';
 import { linearTiled } from '../numerics/linear-tiled.js';
 import { add, type Matrix, matrix, transpose } from '../numerics/matrix.js';
 import type { LayerTransform } from './calibration.js';
-import type { Float16Matrix } from './types.js';
+import type { Float16Matrix } from './state.js';
 
 /** The matrices of one layer. */
 export class Transform {

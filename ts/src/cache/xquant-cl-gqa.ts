@@ -17,10 +17,12 @@ import { linearTiled } from '../numerics/linear-tiled.js';
 import { add, type Matrix, subtract, transpose } from '../numerics/matrix.js';
 import type { Accumulator } from './accumulator.js';
 import type { TokenRows } from './block.js';
+import type { KeysAndValues } from './contract.js';
 import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
+import type { FactorSource, KeyValueProjection } from './projection.js';
+import type { SealedBlock } from './state.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
-import type { FactorSource, KeysAndValues, KeyValueProjection, SealedBlock } from './types.js';
 import { CrossLayerCache } from './xquant-cl.js';
 import { rotateLatent } from './xquant-gqa.js';
 

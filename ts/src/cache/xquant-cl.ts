@@ -20,11 +20,13 @@ import { rotateRows } from '../numerics/hadamard.js';
 import { add, type Matrix, subtract } from '../numerics/matrix.js';
 import type { AccumulatingLayer, Accumulator } from './accumulator.js';
 import { BlockCache, type TokenRows } from './block.js';
+import type { KeysAndValues, LayerInput } from './contract.js';
 import { type FoldedProjection, foldProjection, project } from './fold.js';
 import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
+import type { KeyValueProjection } from './projection.js';
+import type { LayerState, SealedBlock } from './state.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
-import type { KeysAndValues, KeyValueProjection, LayerInput, LayerState, SealedBlock } from './types.js';
 
 /** What both cross-layer forms share: the space of X, and reading it back as keys and values. */
 export abstract class CrossLayerCache<Layout extends LayoutOf<'baseX' | 'delta' | 'latentDelta'>>

@@ -17,18 +17,13 @@ import { rotateRows } from '../numerics/hadamard.js';
 import { linearTiled } from '../numerics/linear-tiled.js';
 import { type Matrix, matrix, transpose } from '../numerics/matrix.js';
 import { BlockCache, type TokenRows } from './block.js';
+import type { KeysAndValues, LayerInput } from './contract.js';
 import { type FoldedProjection, project } from './fold.js';
 import type { LayoutOf, TensorLayout } from './layout.js';
 import type { CacheOptions } from './options.js';
+import type { FactorSource, KeyValueProjection, LatentFactors } from './projection.js';
+import type { SealedBlock } from './state.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
-import type {
-  FactorSource,
-  KeysAndValues,
-  KeyValueProjection,
-  LatentFactors,
-  LayerInput,
-  SealedBlock,
-} from './types.js';
 
 /** Quantized X Uk and X Uv: `bits + 32 / groupSize` bits per latent channel, 2 kvDim channels a token. */
 export class XQuantLatentCache extends BlockCache<LayoutOf<'latents'>> {

@@ -12,11 +12,13 @@
 
 import { rotateRows } from '../numerics/hadamard.js';
 import { BlockCache, type TokenRows } from './block.js';
+import type { KeysAndValues, LayerInput } from './contract.js';
 import { type FoldedProjection, foldProjection, project } from './fold.js';
 import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
+import type { KeyValueProjection } from './projection.js';
+import type { SealedBlock } from './state.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
-import type { KeysAndValues, KeyValueProjection, LayerInput, SealedBlock } from './types.js';
 
 /** Quantized X: `bits + 32 / groupSize` bits per channel of the layer input. */
 export class XQuantCache extends BlockCache<LayoutOf<'x'>> {

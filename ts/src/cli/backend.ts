@@ -6,11 +6,11 @@
 
 import { float16KeyValueBytes } from '../analysis/memory.js';
 import { startModel } from '../backends.js';
+import type { ModelCache } from '../cache/contract.js';
 import { AUTO_CACHE, chooseCache } from '../cache/default-cache.js';
 import type { ComputedFactors } from '../cache/factors.js';
 import type { CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type { ModelCache } from '../cache/types.js';
 import { planBytes } from '../engine/plan-bytes.js';
 import { WasmModel } from '../engine/wasm-model.js';
 import type { CachedSequence } from '../generate.js';

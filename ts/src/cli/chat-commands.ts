@@ -12,13 +12,30 @@ import { readSnapshotFile } from '../io/node-snapshot.js';
 import { writeFileAtomically } from '../io/node-write.js';
 import { assertSnapshotModel, readSnapshotInfo } from '../io/snapshot.js';
 import { createCache, namedCache, type OpenedModel, prepareCaches, runsOn, totalsOf } from './backend.js';
-import type { ChatCommandOptions } from './chat.js';
 import { UsageError } from './errors.js';
 import { describeTotals, formatBytes } from './format.js';
 import { describeGuesses } from './generate.js';
-import { parseCacheArgument, samplingOptions, stopOptions } from './options.js';
+import {
+  type ModelOptions,
+  parseCacheArgument,
+  type SamplingFlags,
+  type SpeculateFlag,
+  type StopFlags,
+  samplingOptions,
+  stopOptions,
+} from './options.js';
 import { Progress } from './progress.js';
 import { type Terminal, write } from './terminal.js';
+
+/** Options of `xquant chat`. */
+export interface ChatCommandOptions extends ModelOptions, SamplingFlags, SpeculateFlag, StopFlags {
+  readonly cache: string;
+  readonly maxTokens?: number;
+  readonly system?: string;
+  readonly chatTemplate?: string;
+  readonly file: readonly string[];
+  readonly quiet?: boolean;
+}
 
 /** A command: what it does with the text after its name. Returns false to leave. */
 interface ChatCommand {

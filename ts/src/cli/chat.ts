@@ -9,7 +9,7 @@ import type { Command } from 'commander';
 import { ChatSession } from '../chat-session.js';
 import { CachedSequence } from '../generate.js';
 import { chosenCache, createCache, type OpenedModel, withModel } from './backend.js';
-import { ChatCommands } from './chat-commands.js';
+import { type ChatCommandOptions, ChatCommands } from './chat-commands.js';
 import { type ChatInput, MessageLines, splitPipedText } from './chat-messages.js';
 import { EXIT, exitCodeOf, formatError, Interruption, UsageError } from './errors.js';
 import {
@@ -20,25 +20,11 @@ import {
   addSpeculateOption,
   addStopOption,
   collect,
-  type ModelOptions,
   parseCount,
-  type SamplingFlags,
-  type SpeculateFlag,
-  type StopFlags,
   samplingOptions,
 } from './options.js';
 import { TerminalInput } from './paste.js';
 import { readInputText, type Terminal, write } from './terminal.js';
-
-/** What was typed behind `xquant chat`. */
-export interface ChatCommandOptions extends ModelOptions, SamplingFlags, SpeculateFlag, StopFlags {
-  readonly cache: string;
-  readonly maxTokens?: number;
-  readonly system?: string;
-  readonly chatTemplate?: string;
-  readonly file: readonly string[];
-  readonly quiet?: boolean;
-}
 
 /** Adds the command. */
 export function addChatCommand(program: Command, terminal: Terminal): void {

@@ -11,10 +11,11 @@
  * @module
  */
 
+import type { CacheBytes } from '../cache/contract.js';
 import { exactFormat, sinkName, sinksOf, type TensorLayout, type WindowTensor } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
+import type { Float16Matrix, LayerState, StoredMatrix } from '../cache/state.js';
 import { assertStoredShape, countStored, zeroBytes } from '../cache/stored-matrix.js';
-import type { CacheBytes, Float16Matrix, LayerState, StoredMatrix } from '../cache/types.js';
 import { assertIndex, CacheStateError, FormatError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { groupedSizes } from '../quant/grouped.js';

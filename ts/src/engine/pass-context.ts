@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { KeysAndValues } from '../cache/types.js';
+import type { KeysAndValues } from '../cache/contract.js';
 import type { ForwardOptions } from '../model/language-model.js';
 import type { Matrix } from '../numerics/matrix.js';
 import {

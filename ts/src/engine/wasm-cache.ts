@@ -8,17 +8,11 @@
  */
 
 import { accumulatorBytes } from '../cache/accumulator.js';
+import type { CacheBytes, KeysAndValues, LayerCache, LayerInput, ModelCache } from '../cache/contract.js';
 import { ACCUMULATOR_INT8, sinksOf } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
+import type { LayerState } from '../cache/state.js';
 import { addBytes, billAsBase, zeroBytes } from '../cache/stored-matrix.js';
-import type {
-  CacheBytes,
-  KeysAndValues,
-  LayerCache,
-  LayerInput,
-  LayerState,
-  ModelCache,
-} from '../cache/types.js';
 import { CacheStateError, DisposedError, ShapeError } from '../errors.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
 import { BlockStore, placeTensors, type TensorPlace } from './block-store.js';

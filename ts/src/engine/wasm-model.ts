@@ -8,10 +8,11 @@
  * @module
  */
 
+import type { LayerInput, ModelCache } from '../cache/contract.js';
 import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
 import type { CacheOptions, CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type { KeyValueProjection, LayerInput, ModelCache } from '../cache/types.js';
+import type { KeyValueProjection } from '../cache/projection.js';
 import { CacheStateError, ConfigError, DisposedError, KernelError, XQuantError } from '../errors.js';
 import { assertModelConfig, derivedSizes, hasInputNorms, type ModelConfig } from '../model/config.js';
 import type { BatchOptions, LanguageModel } from '../model/language-model.js';

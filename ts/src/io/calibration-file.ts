@@ -24,7 +24,7 @@ import {
   type LayerTransform,
   type MeasuredLoss,
 } from '../cache/calibration.js';
-import type { Float16Matrix } from '../cache/types.js';
+import type { Float16Matrix } from '../cache/state.js';
 import { FormatError } from '../errors.js';
 import { derivedSizes } from '../model/config.js';
 import { alignedCopy } from '../numerics/bytes.js';

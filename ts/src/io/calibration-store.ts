@@ -13,7 +13,7 @@
 
 import type { Calibration } from '../cache/calibration.js';
 import { type FactorKeeper, factorKey, type NamedFactors } from '../cache/factors.js';
-import type { FactoredMatrix, LatentFactors } from '../cache/types.js';
+import type { FactoredMatrix, LatentFactors } from '../cache/projection.js';
 import { ConfigError } from '../errors.js';
 import { openCalibrationFile } from './calibration-file.js';
 import type { SyncFile } from './safetensors.js';

@@ -5,7 +5,11 @@
  * @module
  */
 
-import type { KvquantCalibration, KvquantLayerCalibration, KvquantSetting } from '../cache/kvquant.js';
+import type {
+  KvquantCalibration,
+  KvquantLayerCalibration,
+  KvquantSetting,
+} from '../cache/kvquant-calibration.js';
 import { FormatError } from '../errors.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { NUQ_BITS, type NuqBits } from '../quant/nuq.js';

@@ -10,7 +10,7 @@
  * @module
  */
 
-import type { Float16Matrix } from '../cache/types.js';
+import type { Float16Matrix } from '../cache/state.js';
 import { FormatError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { crc32 } from './crc32.js';

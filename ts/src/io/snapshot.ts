@@ -13,6 +13,7 @@
  */
 
 import type { CalibratedPlan } from '../cache/calibration.js';
+import type { ModelCache } from '../cache/contract.js';
 import { KvquantCache } from '../cache/kvquant.js';
 import {
   cacheLayout,
@@ -27,7 +28,7 @@ import {
 } from '../cache/layout.js';
 import { type CacheOptions, type CacheRequest, OPTION_KEYS, optionRow } from '../cache/options.js';
 import { wantedInstead } from '../cache/presets.js';
-import type { LayerState, ModelCache, SealedBlock, StoredMatrix } from '../cache/types.js';
+import type { LayerState, SealedBlock, StoredMatrix } from '../cache/state.js';
 import { ConfigError, FormatError, XQuantError } from '../errors.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { groupedSizes } from '../quant/grouped.js';

@@ -17,7 +17,7 @@ export type { NamedFactors };
 import { cacheLayout, layoutSizes } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type { FactoredMatrix, FactorSource, LatentFactors } from '../cache/types.js';
+import type { FactoredMatrix, FactorSource, LatentFactors } from '../cache/projection.js';
 import { ConfigError, FormatError } from '../errors.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';

@@ -5,8 +5,8 @@
  * @module
  */
 
+import type { ModelCache } from '../cache/contract.js';
 import type { CacheRequest } from '../cache/options.js';
-import type { ModelCache } from '../cache/types.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { ModelConfig } from './config.js';
 

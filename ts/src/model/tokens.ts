@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { ModelCache } from '../cache/types.js';
+import type { ModelCache } from '../cache/contract.js';
 import { CacheStateError, ConfigError } from '../errors.js';
 import { describeValue } from '../printable.js';
 import type { ModelConfig } from './config.js';

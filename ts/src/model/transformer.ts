@@ -9,18 +9,13 @@
  * @module
  */
 
+import type { KeysAndValues, LayerCache, LayerInput, ModelCache } from '../cache/contract.js';
 import { ReferenceCache } from '../cache/create.js';
 import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
 import { project } from '../cache/fold.js';
 import type { CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
-import type {
-  KeysAndValues,
-  KeyValueProjection,
-  LayerCache,
-  LayerInput,
-  ModelCache,
-} from '../cache/types.js';
+import type { KeyValueProjection } from '../cache/projection.js';
 import { CacheStateError, ConfigError, DisposedError } from '../errors.js';
 import { linearTiled } from '../numerics/linear-tiled.js';
 import { add, concatRows, type Matrix, matrix, row, rowRange, scale } from '../numerics/matrix.js';

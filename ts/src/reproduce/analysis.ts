@@ -16,7 +16,7 @@ import {
   type TensorSample,
 } from '../analysis/distributions.js';
 import { project } from '../cache/fold.js';
-import type { FactorSource, KeyValueProjection } from '../cache/types.js';
+import type { FactorSource, KeyValueProjection } from '../cache/projection.js';
 import { XQuantError } from '../errors.js';
 import type { LanguageModel } from '../model/language-model.js';
 import type { SkippedCache } from './runner.js';

@@ -5,8 +5,8 @@
  */
 
 import { float16KeyValueBytes } from '../analysis/memory.js';
+import type { ModelCache } from '../cache/contract.js';
 import { storedBytes } from '../cache/stored-matrix.js';
-import type { ModelCache } from '../cache/types.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { BaselineLogits, TokenScores } from '../scoring.js';
 

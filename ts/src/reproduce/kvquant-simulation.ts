@@ -9,11 +9,11 @@
  * @module
  */
 
+import type { CacheBytes, KeysAndValues, ModelCache } from '../cache/contract.js';
 import { kvquantLayer } from '../cache/kvquant.js';
 import type { CacheOptions, CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import { zeroBytes } from '../cache/stored-matrix.js';
-import type { CacheBytes, KeysAndValues, ModelCache } from '../cache/types.js';
 import type { WasmModel } from '../engine/wasm-model.js';
 import { CacheStateError, ConfigError } from '../errors.js';
 import { derivedSizes } from '../model/config.js';

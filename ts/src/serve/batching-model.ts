@@ -8,8 +8,8 @@
  * @module
  */
 
+import type { ModelCache } from '../cache/contract.js';
 import type { CacheRequest } from '../cache/options.js';
-import type { ModelCache } from '../cache/types.js';
 import type { BatchOptions, ForwardOptions, LanguageModel } from '../model/language-model.js';
 import { type Matrix, matrix, row } from '../numerics/matrix.js';
 

@@ -12,8 +12,8 @@
  */
 
 import { randomUUID } from 'node:crypto';
+import type { ModelCache } from '../cache/contract.js';
 import type { CacheRequest } from '../cache/options.js';
-import type { ModelCache } from '../cache/types.js';
 import { FormatError, XQuantError } from '../errors.js';
 import { CachedSequence } from '../generate.js';
 import { restoreSnapshot, type SnapshotOwner, writeSnapshot } from '../io/snapshot.js';

@@ -4,9 +4,10 @@
  * @module
  */
 
+import type { LayerInput } from '../../src/cache/contract.js';
 import { project } from '../../src/cache/fold.js';
-import type { KvquantCalibration, KvquantSetting } from '../../src/cache/kvquant.js';
-import type { KeyValueProjection, LayerInput } from '../../src/cache/types.js';
+import type { KvquantCalibration, KvquantSetting } from '../../src/cache/kvquant-calibration.js';
+import type { KeyValueProjection } from '../../src/cache/projection.js';
 import { roundToFloat16 } from '../../src/numerics/float16.js';
 import { NUQ_BITS, quantileOfSorted } from '../../src/quant/nuq.js';
 

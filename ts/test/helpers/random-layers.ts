@@ -5,8 +5,9 @@
  * @module
  */
 
+import type { LayerInput } from '../../src/cache/contract.js';
 import type { CacheModelShape } from '../../src/cache/options.js';
-import type { KeyValueProjection, LayerInput } from '../../src/cache/types.js';
+import type { KeyValueProjection } from '../../src/cache/projection.js';
 import { applyGain, normalizeHeads, normalizeRows } from '../../src/model/rms-norm.js';
 import { add, type Matrix, matrix, rowRange } from '../../src/numerics/matrix.js';
 import { gaussianMatrix, seededRandom } from './arbitraries.js';

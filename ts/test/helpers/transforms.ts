@@ -11,8 +11,10 @@ import {
   carrierOf,
   type LayerTransform,
 } from '../../src/cache/calibration.js';
+import type { LayerInput } from '../../src/cache/contract.js';
 import type { CacheModelShape } from '../../src/cache/options.js';
-import type { Float16Matrix, KeyValueProjection, LayerInput } from '../../src/cache/types.js';
+import type { KeyValueProjection } from '../../src/cache/projection.js';
+import type { Float16Matrix } from '../../src/cache/state.js';
 import {
   addScaled,
   type Dense,

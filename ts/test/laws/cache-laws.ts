@@ -6,10 +6,11 @@
 
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
+import type { LayerInput, ModelCache } from '../../src/cache/contract.js';
 import type { CacheOptions } from '../../src/cache/options.js';
 import { resolveCacheOptions } from '../../src/cache/presets.js';
+import type { KeyValueProjection } from '../../src/cache/projection.js';
 import { storedBytes, totalBytes } from '../../src/cache/stored-matrix.js';
-import type { KeyValueProjection, LayerInput, ModelCache } from '../../src/cache/types.js';
 import { CacheStateError, NumericError } from '../../src/errors.js';
 import type { Matrix } from '../../src/numerics/matrix.js';
 import { expectSame } from '../helpers/expect-same.js';

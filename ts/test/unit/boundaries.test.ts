@@ -19,12 +19,61 @@ function importsOf(file: string): string[] {
   return [...text.matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map(([, name]) => name);
 }
 
-/** Folders in order: one may import from those before it. */
-const LEVELS = ['numerics', 'quant', 'cache', 'model'];
+/** The files of ts/src that a file imports, for their types or for more. */
+function importedFiles(file: string): string[] {
+  return importsOf(file)
+    .filter((name) => name.startsWith('.'))
+    .map((name) => posix.join(posix.dirname(file), name).replace(/\.js$/, '.ts'));
+}
+
+/** The folder of a file, or the file itself if it lies in none. */
+const levelOf = (file: string): string => file.split('/')[0];
+
+/** Folders of ts/src, and files beside them, in order: one may import from itself and from those before it. */
+const LEVELS = [
+  ...['printable.ts', 'nearest-name.ts', 'platform.ts', 'errors.ts'],
+  ...['numerics', 'quant', 'cache', 'model', 'engine'],
+  ...['text', 'io'],
+  ...['sampling.ts', 'scoring.ts', 'stop-filter.ts', 'speculation.ts', 'generate.ts', 'samples.ts'],
+  ...['analysis', 'perplexity.ts', 'memory-totals.ts', 'backends.ts', 'load.ts', 'chat-session.ts'],
+  ...['check', 'reproduce', 'serve'],
+  ...['index.ts', 'reference.ts'],
+  ...['browser', 'cli'],
+];
+
+/** The definition, which imports no package but for its linear algebra. */
+const DEFINITION = ['numerics', 'quant', 'cache', 'model'];
+
+/** A circle of imports, each file importing the next; empty if there is none. */
+function findCircle(importsOfFile: (file: string) => readonly string[], from: readonly string[]): string[] {
+  const done = new Set<string>();
+  const path: string[] = [];
+  const visit = (file: string): string[] => {
+    if (path.includes(file)) return [...path.slice(path.indexOf(file)), file];
+    if (done.has(file)) return [];
+    path.push(file);
+    for (const next of importsOfFile(file)) {
+      const circle = visit(next);
+      if (circle.length > 0) return circle;
+    }
+    path.pop();
+    done.add(file);
+    return [];
+  };
+  for (const file of from) {
+    const circle = visit(file);
+    if (circle.length > 0) return circle;
+  }
+  return [];
+}
 
 describe('imports', () => {
+  it('have a level for every folder and every file beside the folders', () => {
+    expect([...new Set(files.map(levelOf))].sort()).toEqual([...LEVELS].sort());
+  });
+
   it.each(files)('%s', (file) => {
-    const folder = posix.dirname(file).split('/')[0];
+    const folder = levelOf(file);
     for (const name of importsOf(file)) {
       if (name.startsWith('node:')) {
         const allowed =
@@ -33,17 +82,24 @@ describe('imports', () => {
           allowed,
           `${file} imports ${name}, which only cli/, serve/, io/node-*.ts and engine/*-node.ts may`,
         ).toBe(true);
-      }
-      const level = LEVELS.indexOf(folder);
-      if (level < 0) continue;
-      if (!name.startsWith('.')) {
+      } else if (!name.startsWith('.') && DEFINITION.includes(folder)) {
         expect(file, `${file} imports the package ${name}`).toMatch(/^numerics\/(svd|eigen)\.ts$/);
-        continue;
       }
-      const target = posix.normalize(posix.join(posix.dirname(file), name)).split('/')[0];
-      if (['errors.js', 'nearest-name.js', 'printable.js'].includes(target)) continue;
-      expect(LEVELS.slice(0, level + 1), `${file} imports ${name}`).toContain(target);
     }
+    for (const target of importedFiles(file)) {
+      expect(LEVELS.slice(0, LEVELS.indexOf(folder) + 1), `${file} imports ${target}`).toContain(
+        levelOf(target),
+      );
+    }
+  });
+
+  it('make no circle, those of types included', () => {
+    expect(findCircle(importedFiles, files)).toEqual([]);
+  });
+
+  it('that make a circle are found', () => {
+    const circle: Record<string, string[]> = { a: ['b', 'c'], b: [], c: ['d'], d: ['b', 'c'] };
+    expect(findCircle((file) => circle[file], ['a'])).toEqual(['c', 'd', 'c']);
   });
 
   it('of the HTTP library and of serve/ are left to serve/ and to its command', () => {
@@ -55,10 +111,16 @@ describe('imports', () => {
     }
   });
 
-  it('model/ knows no concrete cache but through cache/create.ts', () => {
-    const concrete = /cache\/(kv|kivi|xquant[\w-]*|block|accumulator)\.js$/;
+  it('of model/ are contracts of cache/, but for what transformer.ts makes caches with', () => {
+    const contracts = ['contract', 'projection', 'state', 'options'];
+    const making = ['create', 'factors', 'fold', 'presets'];
     for (const file of files.filter((name) => name.startsWith('model/'))) {
-      expect(importsOf(file).filter((name) => concrete.test(name))).toEqual([]);
+      const allowed = file === 'model/transformer.ts' ? [...contracts, ...making] : contracts;
+      const imported = importedFiles(file).filter((target) => levelOf(target) === 'cache');
+      expect(
+        allowed.map((name) => `cache/${name}.ts`),
+        file,
+      ).toEqual(expect.arrayContaining(imported));
     }
   });
 });

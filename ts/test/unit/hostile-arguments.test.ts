@@ -4,7 +4,7 @@
  */
 
 import { afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import type { ModelCache } from '../../src/cache/types.js';
+import type { ModelCache } from '../../src/cache/contract.js';
 import { LinearMemory } from '../../src/engine/memory.js';
 import { Team } from '../../src/engine/team.js';
 import type { WasmModel } from '../../src/engine/wasm-model.js';

@@ -5,7 +5,7 @@
  */
 
 import type { LayerTransform } from '../../cache/calibration.js';
-import type { Float16Matrix } from '../../cache/types.js';
+import type { Float16Matrix } from '../../cache/state.js';
 import { NumericError } from '../../errors.js';
 import { type Dense, dense, multiply, scaleColumns, transposeDense } from '../../numerics/dense.js';
 import { decodeFloat16, encodeFloat16 } from '../../numerics/float16.js';

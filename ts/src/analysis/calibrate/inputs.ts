@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Float16Matrix } from '../../cache/types.js';
+import type { Float16Matrix } from '../../cache/state.js';
 import { type Dense, dense, transposeDense } from '../../numerics/dense.js';
 import { float16ToDense } from './fit.js';
 import { covariance } from './statistics.js';

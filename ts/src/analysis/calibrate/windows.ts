@@ -7,7 +7,7 @@
  * @module
  */
 
-import type { Float16Matrix } from '../../cache/types.js';
+import type { Float16Matrix } from '../../cache/state.js';
 import type { FloatProducts } from '../../engine/float-products.js';
 import type { WasmCache } from '../../engine/wasm-cache.js';
 import type { WasmModel } from '../../engine/wasm-model.js';

@@ -16,7 +16,7 @@
 
 import type { LayerLayout, RowSource } from '../../cache/layout.js';
 import type { CacheOptions } from '../../cache/options.js';
-import type { FactorSource, KeyValueProjection } from '../../cache/types.js';
+import type { FactorSource, KeyValueProjection } from '../../cache/projection.js';
 import { NumericError } from '../../errors.js';
 import type { ModelConfig } from '../../model/config.js';
 import { derivedSizes } from '../../model/config.js';

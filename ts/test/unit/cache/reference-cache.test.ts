@@ -3,7 +3,7 @@ import { ReferenceCache } from '../../../src/cache/create.js';
 import { ComputedFactors } from '../../../src/cache/factors.js';
 import { project } from '../../../src/cache/fold.js';
 import { parseCacheSpec, resolveCacheOptions } from '../../../src/cache/presets.js';
-import type { KeyValueProjection } from '../../../src/cache/types.js';
+import type { KeyValueProjection } from '../../../src/cache/projection.js';
 import { CacheStateError } from '../../../src/errors.js';
 import type { Matrix } from '../../../src/numerics/matrix.js';
 import { expectSame } from '../../helpers/expect-same.js';

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { KeyValueProjection } from '../../../src/cache/types.js';
+import type { KeyValueProjection } from '../../../src/cache/projection.js';
 import { WasmModel, type WasmModelOptions } from '../../../src/engine/wasm-model.js';
 import type { ModelConfig } from '../../../src/model/config.js';
 import type { FileWeights, LayerWeights, ReferenceWeights } from '../../../src/model/weights.js';

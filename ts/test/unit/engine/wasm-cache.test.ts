@@ -1,9 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ModelCache } from '../../../src/cache/contract.js';
 import { ReferenceCache } from '../../../src/cache/create.js';
 import { ComputedFactors } from '../../../src/cache/factors.js';
 import type { CacheOptions } from '../../../src/cache/options.js';
 import { resolveCacheOptions } from '../../../src/cache/presets.js';
-import type { KeyValueProjection, LayerState, ModelCache } from '../../../src/cache/types.js';
+import type { KeyValueProjection } from '../../../src/cache/projection.js';
+import type { LayerState } from '../../../src/cache/state.js';
 import type { WasmModel } from '../../../src/engine/wasm-model.js';
 import { CacheStateError, DisposedError, FormatError } from '../../../src/errors.js';
 import { unpackMatrix } from '../../../src/quant/grouped.js';

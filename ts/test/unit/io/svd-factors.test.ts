@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { ComputedFactors, factoredMatrix, latentFactors } from '../../../src/cache/factors.js';
-import type { FactoredMatrix } from '../../../src/cache/types.js';
+import type { FactoredMatrix } from '../../../src/cache/projection.js';
 import { FormatError } from '../../../src/errors.js';
 import { readSafetensors, type SafeTensor, writeSafetensors } from '../../../src/io/safetensors.js';
 import { factorsOfCache, factorsOfModel, readFactors, writeFactors } from '../../../src/io/svd-factors.js';

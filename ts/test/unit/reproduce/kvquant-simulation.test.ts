@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest';
-import type { KvquantCalibration } from '../../../src/cache/kvquant.js';
-import type { LayerInput } from '../../../src/cache/types.js';
+import type { LayerInput } from '../../../src/cache/contract.js';
+import type { KvquantCalibration } from '../../../src/cache/kvquant-calibration.js';
 import { WasmModel } from '../../../src/engine/wasm-model.js';
 import { loadModelFile } from '../../../src/io/load-model.js';
 import { ReferenceModel } from '../../../src/model/transformer.js';

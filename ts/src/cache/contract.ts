@@ -1,5 +1,5 @@
 /**
- * The contracts of a cache: what it is given, what it gives back, what it costs.
+ * The contract of a cache: what it is given, what it gives back, what it costs.
  *
  * Most KV caches are handed finished keys and values. These caches are handed the *input* of a layer,
  * because that is what XQuant stores; keys and values appear when they are read (XQuant §3.1). Keys are
@@ -12,14 +12,11 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
 import type { Matrix } from '../numerics/matrix.js';
-import type { QuantizedMatrix } from '../quant/grouped.js';
-import type { NuqMatrix } from '../quant/nuq.js';
-import type { SymmetricMatrix } from '../quant/symmetric.js';
-import type { CalibratedPlan, Calibration } from './calibration.js';
-import type { KvquantCalibration } from './kvquant.js';
+import type { CalibratedPlan } from './calibration.js';
 import type { CacheOptions } from './options.js';
+import type { LayerState } from './state.js';
 
-/** The three faces of one layer input. A variant reads the one it stores. */
+/** One layer input in three forms. A variant reads the one it stores. */
 export interface LayerInput {
   /** After the input norm, including its gain: what the paper calls X. [tokens, hiddenSize] */
   readonly x: Matrix;
@@ -36,64 +33,6 @@ export interface KeysAndValues {
   /** [tokens, kvDim] */
   readonly values: Matrix;
 }
-
-/** What a cache needs to know of one layer's weights. */
-export interface KeyValueProjection {
-  readonly layer: number;
-  readonly hiddenSize: number;
-  /** numKeyValueHeads * headDim */
-  readonly kvDim: number;
-  /** [kvDim, hiddenSize] */
-  readonly wK: Matrix;
-  /** [kvDim, hiddenSize] */
-  readonly wV: Matrix;
-  /** [kvDim], added to keys after the projection (Qwen2) */
-  readonly bK?: Float32Array;
-  /** [kvDim], added to values after the projection (Qwen2) */
-  readonly bV?: Float32Array;
-  /** Gain of the layer's input norm: x = normalized * normGain. [hiddenSize] */
-  readonly normGain: Float32Array;
-  /** The norm without its gain: normalized = normalize(stream). */
-  normalize(stream: Matrix): Matrix;
-  /** What stands between the key projection and RoPE: QK-norm (Qwen3), otherwise nothing. */
-  finishKeys(keys: Matrix): Matrix;
-}
-
-/** The truncated factors `W = U S B^T` of one layer, as the latent forms use them (XQuant §3.3). */
-export interface LatentFactors {
-  /** U^T: takes x to its latent. [latentRank, hiddenSize] */
-  readonly downProjection: Matrix;
-  /** (S B^T)^T: takes the latent to keys or values. [outChannels, latentRank] */
-  readonly upProjection: Matrix;
-}
-
-/** What is known of a model offline: factors of its layers, computed on first use or read from a file. */
-export interface FactorSource {
-  /**
-   * The factors of one matrix of one layer.
-   *
-   * @param layer which layer
-   * @param matrix which matrix is factored: `wK`, `wV`, `[wK | wV]`, or the latter with the norm gain folded in
-   * @returns not to be written to
-   */
-  factors(layer: number, matrix: FactoredMatrix): LatentFactors;
-  /**
-   * A calibration, if it has been loaded.
-   *
-   * @param kind what it is for
-   * @param path as in {@link CacheOptions.calibration}
-   */
-  calibration?<K extends keyof Calibrations>(kind: K, path: string): Calibrations[K] | undefined;
-}
-
-/** Calibrations by what they are for: variant `kvquant`, and caches of form `calibrated`. */
-export interface Calibrations {
-  readonly kvquant: KvquantCalibration;
-  readonly calibrated: Calibration;
-}
-
-/** Matrices that {@link FactorSource} factors. */
-export type FactoredMatrix = 'key' | 'value' | 'keyValue' | 'keyValueWithGain';
 
 /** Bytes that a cache holds, counted from its buffers. */
 export interface CacheBytes {
@@ -113,30 +52,6 @@ export interface CacheBytes {
   scratch: number;
   /** Matrices, offsets and bits of a calibrated cache. They belong to the model and are shared by all its caches. */
   plan: number;
-}
-
-/** A matrix as a cache keeps it: quantized, or in f16 bits, or (identity quantizer) in f32. */
-export type StoredMatrix = QuantizedMatrix | NuqMatrix | SymmetricMatrix | Float16Matrix | Matrix;
-
-/** A row-major matrix of f16 numbers. */
-export interface Float16Matrix {
-  readonly rows: number;
-  readonly columns: number;
-  /** [rows, columns], f16 bits. */
-  readonly float16: Uint16Array;
-}
-
-/** One sealed block of tokens: the tensors that a variant stores, by name, in a fixed order. */
-export type SealedBlock = Readonly<Record<string, StoredMatrix>>;
-
-/** Everything a layer cache holds, in a form that can be written to a file or moved to another backend. */
-export interface LayerState {
-  /** Tokens. */
-  readonly length: number;
-  /** In order of position; each `residualWindow` tokens. */
-  readonly blocks: readonly SealedBlock[];
-  /** Tokens after the last sealed block, by the same tensor names or those of the variant's rows. */
-  readonly window: Readonly<Record<string, Float16Matrix | Matrix>>;
 }
 
 /** The cache of one layer. */
