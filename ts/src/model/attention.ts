@@ -1,14 +1,12 @@
 /**
  * Causal attention of some query rows over all keys and values; query heads share KV heads in groups.
  *
+ * This is the definition. attention-blocked.ts computes the same bits faster.
+ *
  * @module
  */
 
-import { linearTiled } from '../numerics/linear-tiled.js';
-import { type Matrix, matrix, rowRange, transpose } from '../numerics/matrix.js';
-
-/** Query rows handled together; only memory and speed depend on it. */
-const QUERY_BLOCK = 64;
+import { dot, type Matrix, matrix } from '../numerics/matrix.js';
 
 /** How the attention of a layer can differ. */
 export interface AttentionOptions {
@@ -38,58 +36,43 @@ export function causalAttention(
   const past = keys.rows - queries.rows;
   const result = matrix(queries.rows, queries.columns);
 
-  for (let kvHead = 0; kvHead < heads / groupedHeads; kvHead++) {
-    const headKeys = columnRange(keys, kvHead * headDim, headDim);
-    const headValues = transpose(columnRange(values, kvHead * headDim, headDim));
-    for (let head = kvHead * groupedHeads; head < (kvHead + 1) * groupedHeads; head++) {
-      const headQueries = columnRange(queries, head * headDim, headDim);
-      for (let from = 0; from < queries.rows; from += QUERY_BLOCK) {
-        const to = Math.min(from + QUERY_BLOCK, queries.rows);
-        const visible = past + to; // keys that the last query of the block sees
-        const scores = linearTiled(rowRange(headQueries, from, to), rowRange(headKeys, 0, visible));
-        softmaxRows(scores, scale, window, past + from);
-        const seen = matrix(headDim, visible);
-        for (let c = 0; c < headDim; c++) {
-          seen.data.set(headValues.data.subarray(c * keys.rows, c * keys.rows + visible), c * visible);
+  for (let t = 0; t < queries.rows; t++) {
+    const end = past + t + 1;
+    const start = Math.max(0, end - window);
+    for (let head = 0; head < heads; head++) {
+      const kvHead = Math.floor(head / groupedHeads);
+      const query = headOf(queries, t, head, headDim);
+      const output = headOf(result, t, head, headDim);
+
+      const weights = new Float32Array(end - start);
+      for (let i = 0; i < weights.length; i++) {
+        weights[i] = dot(query, headOf(keys, start + i, kvHead, headDim));
+      }
+      softmax(weights, scale);
+      for (let c = 0; c < headDim; c++) {
+        let sum = 0;
+        for (let i = 0; i < weights.length; i++) {
+          sum += weights[i] * values.data[(start + i) * values.columns + kvHead * headDim + c];
         }
-        const averaged = linearTiled(scores, seen);
-        for (let r = 0; r < averaged.rows; r++) {
-          const at = (from + r) * result.columns + head * headDim;
-          result.data.set(averaged.data.subarray(r * headDim, (r + 1) * headDim), at);
-        }
+        output[c] = sum;
       }
     }
   }
   return result;
 }
 
-/**
- * Softmax of `scale * scores` in place; row r stands at position `firstPosition + r` and sees the columns up to that
- * position, at most `window` of them. The rest become 0.
- */
-function softmaxRows(scores: Matrix, scale: number, window: number, firstPosition: number): void {
-  const { rows, columns, data } = scores;
-  for (let r = 0; r < rows; r++) {
-    const line = data.subarray(r * columns, (r + 1) * columns);
-    const end = firstPosition + r + 1;
-    const start = Math.max(0, end - window);
-    let max = Number.NEGATIVE_INFINITY;
-    for (let i = start; i < end; i++) max = Math.max(max, line[i]);
-    let sum = 0;
-    const weights = new Float64Array(end);
-    for (let i = start; i < end; i++) sum += weights[i] = Math.exp((line[i] - max) * scale);
-    for (let i = start; i < end; i++) line[i] = weights[i] / sum;
-    line.fill(0, 0, start);
-    line.fill(0, end);
-  }
+/** Softmax of `scale * scores` in place, in f64 until the end. */
+export function softmax(scores: Float32Array, scale: number): void {
+  let max = Number.NEGATIVE_INFINITY;
+  for (let i = 0; i < scores.length; i++) max = Math.max(max, scores[i]);
+  const weights = new Float64Array(scores.length);
+  let sum = 0;
+  for (let i = 0; i < scores.length; i++) sum += weights[i] = Math.exp((scores[i] - max) * scale);
+  for (let i = 0; i < scores.length; i++) scores[i] = weights[i] / sum;
 }
 
-/** Columns `[from, from + count)`, copied. */
-function columnRange(source: Matrix, from: number, count: number): Matrix {
-  const result = matrix(source.rows, count);
-  for (let r = 0; r < source.rows; r++) {
-    const at = r * source.columns + from;
-    result.data.set(source.data.subarray(at, at + count), r * count);
-  }
-  return result;
+/** One head of one row, shared. [headDim] */
+function headOf({ data, columns }: Matrix, row: number, head: number, headDim: number): Float32Array {
+  const at = row * columns + head * headDim;
+  return data.subarray(at, at + headDim);
 }

@@ -19,7 +19,7 @@ import type { KeyValueProjection } from '../cache/projection.js';
 import { CacheStateError, ConfigError, DisposedError } from '../errors.js';
 import { linearTiled } from '../numerics/linear-tiled.js';
 import { add, concatRows, type Matrix, matrix, row, rowRange, scale } from '../numerics/matrix.js';
-import { causalAttention } from './attention.js';
+import { causalAttentionBlocked } from './attention-blocked.js';
 import { assertModelConfig, derivedSizes, type ModelConfig, slidingWindow } from './config.js';
 import type { BatchOptions, ForwardOptions, LanguageModel, TappedTensor } from './language-model.js';
 import { mlp } from './mlp.js';
@@ -162,7 +162,7 @@ export class ReferenceModel implements LanguageModel {
     show('keys', keys);
     show('values', values);
 
-    const attended = causalAttention(
+    const attended = causalAttentionBlocked(
       applyRope(queries, position, frequencies, ropeLayout, magnitudes),
       applyRope(keys, 0, frequencies, ropeLayout, magnitudes),
       values,

@@ -1,6 +1,7 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect } from 'vitest';
 import { causalAttention } from '../../../src/model/attention.js';
+import { causalAttentionBlocked } from '../../../src/model/attention-blocked.js';
 import { gaussianMatrix } from '../../helpers/arbitraries.js';
 
 const HEAD_DIM = 8;
@@ -49,6 +50,19 @@ describe('causalAttention', () => {
           }
         }
       }
+    },
+  );
+
+  test.prop([sizes, fc.constantFrom(1, 2, 7, 64, undefined), fc.constantFrom(0.1, undefined)])(
+    'in blocks gives the same bits',
+    ({ tokens, past, kvHeads, groupedHeads, seed }, window, scale) => {
+      const length = past + tokens;
+      const queries = gaussianMatrix(tokens, kvHeads * groupedHeads * HEAD_DIM, seed);
+      const keys = gaussianMatrix(length, kvHeads * HEAD_DIM, seed + 1);
+      const values = gaussianMatrix(length, kvHeads * HEAD_DIM, seed + 2);
+      expect(causalAttentionBlocked(queries, keys, values, HEAD_DIM, { scale, window })).toEqual(
+        causalAttention(queries, keys, values, HEAD_DIM, { scale, window }),
+      );
     },
   );
 
