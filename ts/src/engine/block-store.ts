@@ -19,7 +19,7 @@ import { assertStoredShape, countStored, zeroBytes } from '../cache/stored-matri
 import { assertIndex, CacheStateError, FormatError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { groupedSizes } from '../quant/grouped.js';
-import type { LinearMemory } from './memory.js';
+import { align, type LinearMemory } from './memory.js';
 
 /** A tensor and its place in a block; offsets in bytes from the start of the block. */
 export interface TensorPlace extends TensorLayout {
@@ -104,13 +104,13 @@ export class BlockLayout {
     const exact = window.map(({ name, columns }) => ({ name, columns, format }));
     const { places, bytes } = placeTensors(exact, options.residualWindow);
     this.window = places;
-    this.windowBytes = bytes;
+    this.windowBytes = align(bytes);
     const sinkTensors = exact.map((tensor) => ({ ...tensor, name: sinkName(tensor.name) }));
     const blockPlaces = (sinkRows: number): BlockPlaces => {
       const rows = options.residualWindow - sinkRows;
       const sinks = placeTensors(sinkRows > 0 ? sinkTensors : [], sinkRows);
       const coded = placeTensors(sealed, rows, sinks.bytes);
-      return { sinks: sinks.places, sinkRows, sealed: coded.places, rows, bytes: coded.bytes };
+      return { sinks: sinks.places, sinkRows, sealed: coded.places, rows, bytes: align(coded.bytes) };
     };
     this.places = blockPlaces(0);
     const sinkRows = sinksOf(options, 0);

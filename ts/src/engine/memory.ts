@@ -228,6 +228,7 @@ export class LinearMemory {
   }
 }
 
-function align(bytes: number): number {
+/** What is taken for so many bytes: whole cache lines. */
+export function align(bytes: number): number {
   return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 }
