@@ -9,6 +9,7 @@
  */
 
 import type { ModelCache } from '../../ts/src/cache/contract.js';
+import { isSinkName } from '../../ts/src/cache/layout.js';
 import type { CacheOptions, CacheRequest } from '../../ts/src/cache/options.js';
 import { resolveCacheOptions } from '../../ts/src/cache/presets.js';
 import type { SealedBlock, StoredMatrix } from '../../ts/src/cache/state.js';
@@ -110,8 +111,7 @@ export class LayerInspector {
 }
 
 function viewsOf(stored: ModelCache, exact: ModelCache, layer: number, options: CacheOptions): StoredView[] {
-  const blockOf = (cache: ModelCache, index: number) => cache.layers[index].state().blocks[0];
-  const found = blockOf(stored, layer);
+  const found = firstBlock(stored, layer);
   const crossLayer = options.variant === 'xquant-cl' && options.form === 'x';
   if (crossLayer && layer >= options.baseLayers) {
     const [name] = Object.keys(found);
@@ -119,7 +119,7 @@ function viewsOf(stored: ModelCache, exact: ModelCache, layer: number, options: 
     const what = TITLES[options.deltaSpace === 'x' ? 'x' : 'normalized'];
     return [view(name, what, sum(exact), sum(stored), found[name], 'of the difference to the layer below')];
   }
-  const originals: SealedBlock = blockOf(exact, layer);
+  const originals = firstBlock(exact, layer);
   return Object.keys(found)
     .filter((name) => name in originals && name !== 'keyOutlier')
     .map((name) => {
@@ -140,11 +140,17 @@ function viewsOf(stored: ModelCache, exact: ModelCache, layer: number, options: 
     });
 }
 
+/** The coded rows of the first block: the sinks before them are kept as they are, and there is nothing to see. */
+function firstBlock(cache: ModelCache, layer: number): SealedBlock {
+  const tensors = Object.entries(cache.layers[layer].state().blocks[0]);
+  return Object.fromEntries(tensors.filter(([name]) => !isSinkName(name)));
+}
+
 /** A_i = X^ of the base layer and all differences up to layer i. */
 function sumUpTo(cache: ModelCache, layer: number, { baseLayers }: CacheOptions): Matrix {
   let sum: Matrix | undefined;
   for (let i = baseLayers - 1; i <= layer; i++) {
-    const [stored] = Object.values(cache.layers[i].state().blocks[0]);
+    const [stored] = Object.values(firstBlock(cache, i));
     const increment = loadMatrix(stored);
     sum = sum ? add(sum, increment) : increment;
   }

@@ -300,6 +300,11 @@ export function sinkName(name: string): string {
   return `sink${name[0].toUpperCase()}${name.slice(1)}`;
 }
 
+/** Whether a tensor of a sealed block holds sinks. */
+export function isSinkName(name: string): boolean {
+  return /^sink[A-Z]/.test(name);
+}
+
 /** How many rows at the start of a block are sinks: they keep the format of the window. */
 export function sinksOf({ sinks }: CacheOptions, block: number): number {
   return block === 0 ? sinks : 0;

@@ -39,6 +39,18 @@ const WITHOUT_RELAXED = `const validate = WebAssembly.validate;
 WebAssembly.validate = (bytes) => !String(bytes).includes('253,128,2') && validate(bytes);
 `;
 
+/** No inline script or style, nothing from elsewhere but models; threads of the engine come from `blob:`. */
+const POLICY = [
+  "default-src 'none'",
+  "script-src 'self' 'wasm-unsafe-eval'",
+  "style-src 'self'",
+  "img-src 'self' data:",
+  "connect-src 'self' https:",
+  "worker-src 'self' blob:",
+  "base-uri 'none'",
+  "form-action 'none'",
+].join('; ');
+
 describeInChromium('the explorer', () => {
   let browser: Browser;
   let folder: string;
@@ -82,7 +94,7 @@ describeInChromium('the explorer', () => {
     let page: Page;
 
     beforeAll(async () => {
-      server = await serveFolders({ '/': `${folder}/` }, { isolated });
+      server = await serveFolders({ '/': `${folder}/` }, { isolated, policy: POLICY });
     });
     afterAll(() => server?.close());
 

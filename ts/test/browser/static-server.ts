@@ -35,7 +35,7 @@ export interface StaticServer {
 /** Starts a server. `folders` are longest prefix first: `{ '/lib/': '/somewhere/dist/', '/': '/somewhere/site/' }`. */
 export async function serveFolders(
   folders: Readonly<Record<string, string>>,
-  { isolated }: { isolated: boolean },
+  { isolated, policy }: { isolated: boolean; policy?: string },
 ): Promise<StaticServer> {
   const pages = new Map<string, string>();
   const requests: { path: string; bytes: number }[] = [];
@@ -49,6 +49,7 @@ export async function serveFolders(
       response.setHeader('Cross-Origin-Opener-Policy', 'same-origin');
       response.setHeader('Cross-Origin-Embedder-Policy', 'require-corp');
     }
+    if (policy) response.setHeader('Content-Security-Policy', policy);
     const page = pages.get(path);
     if (page !== undefined) {
       response.writeHead(200, { 'Content-Type': TYPES[extname(path)] ?? TYPES['.html'] }).end(page);
