@@ -4,16 +4,11 @@
  * @module
  */
 
-import { ConfigError, DisposedError } from '../errors.js';
+import { DisposedError } from '../errors.js';
 import { Accumulator } from './accumulator.js';
 import { CalibratedCache } from './calibrated.js';
-import {
-  type CalibratedPlan,
-  type CarrierSizes,
-  calibratedPlan,
-  carrierWidth,
-  transformBytes,
-} from './calibration.js';
+import { planOf } from './calibrated-plan.js';
+import { type CalibratedPlan, carrierWidth, transformBytes } from './calibration.js';
 import type { CacheBytes, LayerCache, ModelCache } from './contract.js';
 import { Coordinates } from './coordinates.js';
 import { KeyValueCache } from './kv.js';
@@ -127,23 +122,4 @@ export class ReferenceCache implements ModelCache {
       }
     }
   }
-}
-
-/**
- * The plan that a cache asks for.
- *
- * @param options of form `calibrated`
- * @param sizes of the model
- * @throws {ConfigError} if the model has no calibration, or none for such a cache; says how to make one
- */
-function planOf(options: CacheOptions, { kvDim }: CarrierSizes, source: FactorSource): CalibratedPlan {
-  const { variant, calibration: path } = options;
-  const calibration = source.calibration?.('calibrated', path);
-  if (!calibration) {
-    const allowed =
-      `a calibration of this model, loaded before the cache is made, for ${variant} with form "calibrated" (the command ` +
-      'line looks for one beside the model); "xquant calibrate" makes one';
-    throw new ConfigError('calibration', path, allowed);
-  }
-  return calibratedPlan(calibration, options, kvDim);
 }

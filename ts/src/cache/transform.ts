@@ -27,7 +27,8 @@ export class Transform {
   readonly #source: LayerTransform;
   #encodeTransposed: Matrix | undefined;
 
-  private constructor(source: LayerTransform) {
+  /** For one use; what is shared comes from {@link Transform.of}. */
+  constructor(source: LayerTransform) {
     this.#source = source;
     this.decodeTransposed = transpose(toMatrix(source.decode));
     this.predictTransposed = source.predict.map((each) => transpose(toMatrix(each)));

@@ -15,20 +15,31 @@ import type { CacheBytes } from '../cache/contract.js';
 import { exactFormat, sinkName, sinksOf, type TensorLayout, type WindowTensor } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
 import type { Float16Matrix, LayerState, StoredMatrix } from '../cache/state.js';
-import { assertStoredShape, countStored, zeroBytes } from '../cache/stored-matrix.js';
+import { assertStoredShape, countStored, type StorageFormat, zeroBytes } from '../cache/stored-matrix.js';
 import { assertIndex, CacheStateError, FormatError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
-import { groupedSizes } from '../quant/grouped.js';
+import { type GroupedOptions, groupedSizes } from '../quant/grouped.js';
+import { type ChannelRun, type SymmetricFormat, symmetricRuns, symmetricSizes } from '../quant/symmetric.js';
 import { align, type LinearMemory } from './memory.js';
 
+/** Formats of sealed tensors that the engine has kernels for. */
+export type PlacedFormat = StorageFormat | SymmetricFormat;
+
+/** Whether a tensor is in the codes of quant/grouped.ts. */
+export function isGrouped(format: PlacedFormat | undefined): format is GroupedOptions {
+  return typeof format === 'object' && 'grouping' in format;
+}
+
 /** A tensor and its place in a block; offsets in bytes from the start of the block. */
-export interface TensorPlace extends TensorLayout {
+export interface TensorPlace extends TensorLayout<PlacedFormat> {
   /** Packed codes, or the values themselves where they are not quantized. */
   readonly data: number;
   readonly dataBytes: number;
   readonly scales: number;
   readonly mins: number;
   readonly groups: number;
+  /** Where the groups of symmetric codes are. */
+  readonly runs: readonly ChannelRun[];
 }
 
 interface Block {
@@ -43,7 +54,7 @@ interface Block {
  * @returns their places, and where the last one ends
  */
 export function placeTensors(
-  tensors: readonly TensorLayout[],
+  tensors: readonly TensorLayout<PlacedFormat>[],
   rows: number,
   start = 0,
 ): { places: TensorPlace[]; bytes: number } {
@@ -57,7 +68,12 @@ export function placeTensors(
     const { columns, format } = tensor;
     if (typeof format === 'string') {
       const dataBytes = rows * columns * (format === 'f16' ? 2 : 4);
-      return { ...tensor, data: take(dataBytes), dataBytes, scales: 0, mins: 0, groups: 0 };
+      return { ...tensor, data: take(dataBytes), dataBytes, scales: 0, mins: 0, groups: 0, runs: [] };
+    }
+    if (!isGrouped(format)) {
+      const { groups, codeBytes: dataBytes } = symmetricSizes(rows, format);
+      const [data, scales] = [take(dataBytes), take(2 * groups)];
+      return { ...tensor, data, dataBytes, scales, mins: 0, groups, runs: symmetricRuns(rows, format) };
     }
     const { groups, packedBytes } = groupedSizes(rows, columns, format);
     const data = take(packedBytes);
@@ -68,6 +84,7 @@ export function placeTensors(
       scales: take(2 * groups),
       mins: take(2 * groups),
       groups,
+      runs: [],
     };
   });
   return { places, bytes };
@@ -98,7 +115,11 @@ export class BlockLayout {
    * @param sealed what a sealed block holds
    * @param window what the window holds; f16, or f32 with the identity quantizer
    */
-  constructor(options: CacheOptions, sealed: readonly TensorLayout[], window: readonly WindowTensor[]) {
+  constructor(
+    options: CacheOptions,
+    sealed: readonly TensorLayout<PlacedFormat>[],
+    window: readonly WindowTensor[],
+  ) {
     this.options = options;
     const format = exactFormat(options);
     const exact = window.map(({ name, columns }) => ({ name, columns, format }));
@@ -295,7 +316,7 @@ export class BlockStore {
         else {
           bytes.codes += dataBytes;
           bytes.scales += 2 * groups;
-          bytes.mins += 2 * groups;
+          if (isGrouped(format)) bytes.mins += 2 * groups;
         }
       }
     }
@@ -377,6 +398,17 @@ export class BlockStore {
     const at = block + place.data;
     if (format === 'f32') return { rows, columns, data: this.#memory.readFloats(at, rows * columns) };
     if (format === 'f16') return { rows, columns, float16: this.#readHalves(at, rows * columns) };
+    if (!isGrouped(format)) {
+      const { groupSize } = format;
+      const channelCodes = this.#memory.readBytes(at, place.dataBytes);
+      return {
+        rows,
+        columns,
+        groupSize,
+        channelCodes,
+        scales: this.#readHalves(block + place.scales, place.groups),
+      };
+    }
     const { bits, groupSize, grouping } = format;
     return {
       rows,
@@ -400,6 +432,9 @@ export class BlockStore {
       this.#memory.write(at, stored.packed);
       this.#memory.write(block + place.scales, stored.scales);
       this.#memory.write(block + place.mins, stored.mins);
+    } else if ('channelCodes' in stored) {
+      this.#memory.write(at, stored.channelCodes);
+      this.#memory.write(block + place.scales, stored.scales);
     } else if ('float16' in stored) {
       this.#memory.write(at, stored.float16);
     } else if ('data' in stored) {
@@ -424,7 +459,7 @@ export class BlockStore {
     const rightSize =
       typeof format === 'string'
         ? rows * columns * (format === 'f16' ? 2 : 4)
-        : place.dataBytes + 4 * place.groups;
+        : place.dataBytes + (isGrouped(format) ? 4 : 2) * place.groups;
     if (size !== rightSize) {
       throw new FormatError('cache state', name, `it has ${size} bytes, not ${rightSize}`);
     }
@@ -442,20 +477,13 @@ function blockTensors({
 }
 
 function countStoredFormat(stored: StoredMatrix): string {
-  if ('packed' in stored) return formatName(stored);
+  if ('packed' in stored || 'channelCodes' in stored) return formatName(stored);
   if ('rowCodes' in stored) return 'rows of kvquant';
   if ('float16' in stored) return 'f16';
   return 'data' in stored ? 'f32' : 'nonuniform codes';
 }
 
-function formatName({
-  bits,
-  groupSize,
-  grouping,
-}: {
-  bits: number;
-  groupSize: number;
-  grouping: string;
-}): string {
-  return `${bits} bits ${grouping} in groups of ${groupSize}`;
+function formatName(format: Omit<GroupedOptions, 'range'> | { groupSize: number }): string {
+  const codes = 'bits' in format ? `${format.bits} bits ${format.grouping}` : 'symmetric codes';
+  return `${codes} in groups of ${format.groupSize}`;
 }

@@ -170,6 +170,34 @@ export interface Kernels {
   dequantizeAddRows: DequantizeKernel;
   /** `add(target, dequantizeMatrix(...))` in place, `perChannel`, exact. */
   dequantizeAddColumns: DequantizeKernel;
+  /**
+   * `quantizeSymmetric` of neighbouring channels with the same bits and of one block of tokens, exact: one group each.
+   * `source`: f32, element (token, channel) at `token * stride + channel`, of any alignment, as are `packed` and `scales`
+   * (of 2). `scratch`: {@link quantizeScratchBytes}.
+   *
+   * @returns -1, or the first channel that cannot be stored
+   */
+  quantizeSymmetric(
+    source: Pointer,
+    tokens: number,
+    stride: number,
+    channels: number,
+    bits: number,
+    packed: Pointer,
+    scales: Pointer,
+    scratch: Pointer,
+  ): number;
+  /** `add(target, dequantizeSymmetric(...))` in place, exact, for the same channels; `target` as `source` there. */
+  dequantizeAddSymmetric(
+    packed: Pointer,
+    scales: Pointer,
+    tokens: number,
+    stride: number,
+    channels: number,
+    bits: number,
+    target: Pointer,
+    scratch: Pointer,
+  ): void;
   /** `unpackMatrix`, `perToken`: u8 [rows, columns]. */
   unpackRows(
     packed: Pointer,
@@ -557,6 +585,8 @@ const KERNEL_NAMES = [
   'dequantizeColumns',
   'dequantizeAddRows',
   'dequantizeAddColumns',
+  'quantizeSymmetric',
+  'dequantizeAddSymmetric',
   'unpackRows',
   'unpackColumns',
   'hadamardRows',

@@ -160,7 +160,7 @@ function recordNorm(
 function recordAppend({ team, buffers, sequences }: PassContext, { caches }: LayerStep): void {
   const { keys, values, x, normalized, stream, latents } = buffers;
   const [keyLatent, valueLatent] = latents;
-  const rows = { keys, values, x: x.floats, normalized, stream, keyLatent, valueLatent, carrier: keyLatent };
+  const rows = { keys, values, x: x.floats, normalized, stream, keyLatent, valueLatent };
   sequences.forEach(({ first, count }, i) => {
     caches[i].recordAppend(team, rows, first, count);
   });

@@ -24,7 +24,7 @@ export function planBytes(
   let total = 0;
   for (let layer = 0; layer < shape.numHiddenLayers; layer++) {
     const layout = layerLayout(options, layoutSizes(shape), layer);
-    const bytes = layerPlanBytes(layout, options, shape, keyWeights);
+    const bytes = layerPlanBytes(layout, layer, options, shape, keyWeights);
     if (bytes === undefined) return undefined;
     total += bytes;
   }
@@ -33,7 +33,8 @@ export function planBytes(
 
 function layerPlanBytes(
   layout: LayerLayout,
-  { residualWindow: tokens, deltaSpace }: CacheOptions,
+  layer: number,
+  { residualWindow: tokens, deltaSpace, predict, sinks }: CacheOptions,
   { hiddenSize, numKeyValueHeads, headDim }: CacheModelShape,
   keyWeights: KeyWeights,
 ): number | undefined {
@@ -44,8 +45,15 @@ function layerPlanBytes(
     smallProductBytes(outputs, inputs, { tokens, rows: false, keyWeights, format, dequantize });
   switch (layout.kind) {
     case 'keysAndValues':
-    case 'calibrated': // its cache counts the transforms, on either backend
       return 0;
+    case 'calibrated': {
+      // Beside the calibration itself, which its cache counts.
+      const [{ columns: n }] = layout.sealed;
+      const decodesSinks = layout.window[0].source === 'x' && sinks > 0;
+      const square = 1 + Math.min(predict, layer) + (decodesSinks ? 1 : 0);
+      const keys = smallProductBytes(kvDim, n, { tokens, rows: true, keyWeights });
+      return square * exact(n, n) + keys + exact(kvDim, n) + 4 * n;
+    }
     case 'latents': {
       const rank = Math.min(hiddenSize, kvDim);
       const hasOutlier = layout.sealed.length === 3;

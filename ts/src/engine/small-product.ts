@@ -11,10 +11,9 @@
  * @module
  */
 
-import type { StorageFormat } from '../cache/stored-matrix.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { GroupedOptions } from '../quant/grouped.js';
-import type { TensorPlace } from './block-store.js';
+import { isGrouped, type PlacedFormat, type TensorPlace } from './block-store.js';
 import { INTEGER_LIMITS, packedWeightsBytes, RANGE_CODES } from './kernels.js';
 import type { LinearMemory } from './memory.js';
 import type { KernelName, Recorder } from './team.js';
@@ -32,7 +31,7 @@ export const KEY_WEIGHTS: readonly KeyWeights[] = ['exact', 'int8'];
 /** What a product will be asked for. */
 export interface SmallProductUse {
   /** The format of the stored tensors it multiplies, if it does. */
-  readonly format?: StorageFormat;
+  readonly format?: PlacedFormat;
   /** Tokens of a block. */
   readonly tokens: number;
   /** Whether f32 rows are multiplied, too. */
@@ -80,7 +79,7 @@ export class SmallProduct {
     this.#use = use;
     this.#route = route(use);
     const { format } = use;
-    const bits = format && typeof format !== 'string' ? format.bits : 8;
+    const bits = isGrouped(format) ? format.bits : 8;
     this.#bytesProduct = use.keyWeights === 'int8' && bits <= 4 && this.#route !== 'rows';
     const floats = memory.allocate(weights.data.byteLength, 'weights of the cache');
     try {
@@ -209,7 +208,7 @@ export class SmallProduct {
       this.#rows = { pointer: this.#take(block), block };
       this.#recordPack(direct, floats, this.#rows.pointer, limit, block, 0, 0, '');
     }
-    if (typeof format === 'object' && this.#route === 'codes') {
+    if (isGrouped(format) && this.#route === 'codes') {
       const block = codeBlock(format.groupSize);
       const limit = int8 ? INTEGER_LIMITS.int8 : INTEGER_LIMITS.codes;
       this.#codes = { pointer: this.#take(block), block };
@@ -268,7 +267,7 @@ export function recordLoad(
   else recordDequantize(recorder, place, block, tokens, target, scratch, false);
 }
 
-/** Records `target = dequantize(tensor)`, or `target += ...`. */
+/** Records `target = dequantize(tensor)`, or `target += ...`; symmetric codes, which are differences, can only be added. */
 export function recordDequantize(
   recorder: Recorder,
   place: TensorPlace,
@@ -278,7 +277,13 @@ export function recordDequantize(
   scratch: ThreadScratch,
   add: boolean,
 ): void {
-  const { bits, groupSize, grouping } = place.format as GroupedOptions;
+  const { format } = place;
+  if (!isGrouped(format)) {
+    if (!add) throw new TypeError('symmetric codes are added to what they are a difference to');
+    recordAddSymmetric(recorder, place, block, target, scratch);
+    return;
+  }
+  const { bits, groupSize, grouping } = format;
   const shape = grouping === 'perToken' ? 'Rows' : 'Columns';
   const kernel: KernelName = `dequantize${add ? 'Add' : ''}${shape}`;
   const codes = block + place.data;
@@ -316,6 +321,7 @@ export function recordStore(
   const at = block + place.data;
   if (format === 'f16') recorder.check(fail, 'encodeFloat16', source, at, tokens * columns);
   else if (format === 'f32') recorder.call('copyBytes', source, at, tokens * columns * 4);
+  else if (!isGrouped(format)) recordStoreSymmetric(recorder, place, source, block, scratch, fail);
   else {
     const kernel = format.grouping === 'perToken' ? 'quantizeRows' : 'quantizeColumns';
     const { bits, groupSize, range } = format;
@@ -339,9 +345,45 @@ export function recordStore(
   }
 }
 
+function recordStoreSymmetric(
+  recorder: Recorder,
+  place: TensorPlace,
+  source: number,
+  block: number,
+  scratch: ThreadScratch,
+  fail: (group: number) => Error,
+): void {
+  const { columns } = place;
+  for (const { index, token, channel, channels, bits, count, byteOffset } of place.runs) {
+    const from = source + (token * columns + channel) * 4;
+    const codes = block + place.data + byteOffset;
+    const scales = block + place.scales + 2 * index;
+    const failAt = (which: number) => fail(index + which);
+    const args = [from, count, columns, channels, bits, codes, scales, scratch.quantize];
+    recorder.check(failAt, 'quantizeSymmetric', ...args);
+  }
+}
+
+function recordAddSymmetric(
+  recorder: Recorder,
+  place: TensorPlace,
+  block: number,
+  target: number,
+  scratch: ThreadScratch,
+): void {
+  const { columns } = place;
+  for (const { index, token, channel, channels, bits, count, byteOffset } of place.runs) {
+    const to = target + (token * columns + channel) * 4;
+    const codes = block + place.data + byteOffset;
+    const scales = block + place.scales + 2 * index;
+    const args = [codes, scales, count, columns, channels, bits, to, scratch.quantize];
+    recorder.call('dequantizeAddSymmetric', ...args);
+  }
+}
+
 /** Which way leads from the stored tensor to the product. */
 function route({ format, tokens, dequantize }: SmallProductUse): 'codes' | 'perChannel' | 'rows' {
-  if (dequantize || !format || typeof format === 'string' || format.groupSize % 8 !== 0) return 'rows';
+  if (dequantize || !isGrouped(format) || format.groupSize % 8 !== 0) return 'rows';
   if (format.grouping === 'perToken') return 'codes';
   return tokens <= format.groupSize ? 'perChannel' : 'rows';
 }

@@ -8,6 +8,7 @@
  */
 
 import { accumulatorBytes } from '../cache/accumulator.js';
+import { type CalibratedPlan, transformBytes } from '../cache/calibration.js';
 import type { CacheBytes, KeysAndValues, LayerCache, LayerInput, ModelCache } from '../cache/contract.js';
 import { ACCUMULATOR_INT8, sinksOf } from '../cache/layout.js';
 import type { CacheOptions } from '../cache/options.js';
@@ -27,6 +28,8 @@ export interface CachePlan {
   readonly options: CacheOptions;
   readonly layers: readonly LayerPlan[];
   readonly scratch: ThreadScratch;
+  /** How layers are coded, if the caches are calibrated. */
+  readonly calibrated?: CalibratedPlan;
 }
 
 /** The model, as far as its caches know it. */
@@ -151,7 +154,7 @@ export class WasmCache implements ModelCache {
     this.#resources = new CacheResources(host, plan, own);
     registry.register(this, this.#resources, this);
     this.layers = plan.layers.map((layer, index) => new WasmLayerCache(this, layer, own[index]));
-    const { residualWindow, accumulator } = plan.options;
+    const { residualWindow, accumulator, predict } = plan.options;
     const columns = plan.layers.at(-1)?.layout.window[0].columns ?? 0;
     this.#accumulatorColumns = columns;
     if (accumulator === 'int8') {
@@ -160,12 +163,16 @@ export class WasmCache implements ModelCache {
       this.#int8 = places[0];
       this.#accumulatorBytes = bytes;
     } else {
-      this.#accumulatorBytes = residualWindow * columns * 4;
+      this.#accumulatorBytes = Math.max(1, predict) * residualWindow * columns * 4;
     }
   }
 
   get length(): number {
     return this.layers[0].length;
+  }
+
+  get calibrated(): CalibratedPlan | undefined {
+    return this.plan.calibrated;
   }
 
   trim(length: number): void {
@@ -187,11 +194,16 @@ export class WasmCache implements ModelCache {
 
   bytes(): CacheBytes {
     const total = zeroBytes();
+    const { accumulator, predict } = this.options;
     for (const layer of this.layers) addBytes(total, layer.bytes());
     for (const [index, entry] of this.#resources.accumulators.entries()) {
       if (!entry) continue;
       const rows = this.options.residualWindow - sinksOf(this.options, index);
-      total.scratch += accumulatorBytes(this.options.accumulator, rows, this.#accumulatorColumns);
+      const summed = accumulatorBytes(accumulator, rows, this.#accumulatorColumns);
+      total.scratch += summed * Math.min(Math.max(1, predict), this.layers.length);
+    }
+    if (this.calibrated) {
+      total.plan = transformBytes(this.#accumulatorColumns, this.layers.length, predict);
     }
     total.scratch += this.recent.bytes;
     return total;
@@ -274,7 +286,7 @@ export class WasmCache implements ModelCache {
     const { store } = this.layers[layer];
     const common = { store, index, block, places: plan.layout.at(index), scratch: this.plan.scratch };
     if (!plan.accumulates) return { ...common, advance: true };
-    const base = this.options.baseLayers - 1;
+    const base = this.calibrated ? 0 : this.options.baseLayers - 1; // the layer that needs none below
     if (this.options.accumulator === 'recompute') {
       const below = this.layers.slice(base, layer).map((other) => ({
         plan: other.plan,
@@ -469,7 +481,7 @@ export class WasmLayerCache implements LayerCache {
         const x = rows.x + (first + done) * plan.hiddenSize * 4;
         plan.recordFiniteCheck(recorder, x, taken, store.length);
       }
-      plan.recordWindow(recorder, rows, first + done, taken, window, slot, store.length);
+      plan.recordWindow(recorder, rows, first + done, taken, window, slot, store.length, scratch);
       if (slot + taken === tokens) {
         const index = store.blocks;
         const block = store.newBlock();

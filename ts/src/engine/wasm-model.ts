@@ -8,6 +8,7 @@
  * @module
  */
 
+import { planOf } from '../cache/calibrated-plan.js';
 import type { LayerInput, ModelCache } from '../cache/contract.js';
 import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
 import type { CacheOptions, CacheRequest } from '../cache/options.js';
@@ -281,7 +282,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   passRows(layer: number, plan: CachePlan, input: LayerInput): { rows: PassRows; free: readonly number[] } {
     const { memory } = this;
     const { immediate } = this.#team;
-    const { hiddenSize, kvDim, down, direct: stored } = plan.layers[layer];
+    const { hiddenSize, kvDim, down, direct, storesProjections } = plan.layers[layer];
     const tokens = input.x.rows;
     const free: number[] = [];
     const take = (columns: number, source?: Float32Array): number => {
@@ -299,7 +300,7 @@ export class WasmModel implements LanguageModel, CacheHost {
     for (let first = 0; first < tokens; first += step) {
       const count = Math.min(step, tokens - first);
       const source = x + first * hiddenSize * 4;
-      if (stored) {
+      if (storesProjections) {
         const at = first * kvDim * 4;
         plan.layers[layer].recordProjection(immediate, source, count, keys + at, values + at, plan.scratch);
       }
@@ -308,9 +309,9 @@ export class WasmModel implements LanguageModel, CacheHost {
         product.recordRows(immediate, source, count, out, plan.scratch);
       });
     }
-    if (stored) recordFinishRows(immediate, this.config, this.#model.layers[layer], keys, values, tokens);
+    if (direct) recordFinishRows(immediate, this.config, this.#model.layers[layer], keys, values, tokens);
     const [keyLatent = 0, valueLatent = 0] = latents;
-    const rows = { x, normalized, stream, keys, values, keyLatent, valueLatent, carrier: keyLatent };
+    const rows = { x, normalized, stream, keys, values, keyLatent, valueLatent };
     return { rows, free };
   }
 
@@ -469,6 +470,8 @@ export class WasmModel implements LanguageModel, CacheHost {
     }
     // Without input norms X, the normalized stream and the stream are one, and the plans need not tell them apart.
     const planned = hasInputNorms(this.config) ? options : { ...options, deltaSpace: 'x' as const };
+    const calibrated =
+      options.form === 'calibrated' ? planOf(options, this.projections[0], this.factors) : undefined;
     const layers: LayerPlan[] = [];
     try {
       for (const [index, weights] of this.#model.layers.entries()) {
@@ -482,6 +485,7 @@ export class WasmModel implements LanguageModel, CacheHost {
             projection: this.projections[index],
             weights,
             factors: this.factors,
+            calibrated,
           }),
         );
       }
@@ -490,7 +494,7 @@ export class WasmModel implements LanguageModel, CacheHost {
       throw error;
     }
     const windowBytes = Math.max(...layers.map(({ layout }) => layout.windowBytes));
-    const plan = { options, layers, scratch: threadScratch(this.config, options, windowBytes) };
+    const plan = { options, layers, scratch: threadScratch(this.config, options, windowBytes), calibrated };
     this.#plans.set(key, { plan, users: 0 });
     return plan;
   }

@@ -248,6 +248,27 @@ export function symmetricGroups(rows: number, format: SymmetricFormat): ChannelG
   return groups;
 }
 
+/** Groups that lie one after another: neighbouring channels with the same bits. */
+export interface ChannelRun extends ChannelGroup {
+  /** Groups; all other fields are of the first, `byteLength` too. */
+  channels: number;
+}
+
+/** All groups in stored order, as few runs as they make; fresh. */
+export function symmetricRuns(rows: number, format: SymmetricFormat): ChannelRun[] {
+  const runs: ChannelRun[] = [];
+  forEachChannelGroup(rows, format, (group) => {
+    const last = runs.at(-1);
+    const continues =
+      last?.token === group.token &&
+      last.bits === group.bits &&
+      last.channel + last.channels === group.channel;
+    if (last && continues) last.channels++;
+    else runs.push({ ...group, channels: 1 });
+  });
+  return runs;
+}
+
 /**
  * Unpacks without dequantizing.
  *

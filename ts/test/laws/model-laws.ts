@@ -8,16 +8,21 @@ import { describe, expect, it } from 'vitest';
 import { CacheStateError, ConfigError, DisposedError } from '../../src/errors.js';
 import type { ModelConfig } from '../../src/model/config.js';
 import type { LanguageModel } from '../../src/model/language-model.js';
+import type { ReferenceModel } from '../../src/model/transformer.js';
 import type { ReferenceWeights } from '../../src/model/weights.js';
 import type { Matrix } from '../../src/numerics/matrix.js';
 import { expectSame } from '../helpers/expect-same.js';
+import { randomInputs } from '../helpers/random-layers.js';
 import { randomTokens, randomWeights, TINY_CONFIG, TINY_GQA_CONFIG } from '../helpers/tiny-model.js';
+import { sampleTransforms } from '../helpers/transforms.js';
 
 /** Makes a model of f32 weights. */
 export type ModelFactory = (
   config: ModelConfig,
   weights: ReferenceWeights,
-) => LanguageModel | Promise<LanguageModel>;
+) => CalibratedModel | Promise<CalibratedModel>;
+
+type CalibratedModel = LanguageModel & Pick<ReferenceModel, 'projections' | 'factors'>;
 
 const CONFIGS = { mha: TINY_CONFIG, gqa: TINY_GQA_CONFIG };
 
@@ -44,9 +49,25 @@ const EACH_KIND = [
   'xquant-cl:2@tuned?window=16',
   'xquant-cl:2@tuned?window=16&form=x&accumulator=int8',
   'xquant-cl:2@paper?window=16&group=16&accumulator=recompute',
+  'xquant:2.25@calibrated?window=16&group=16',
+  'xquant-cl:2.25@calibrated?window=16&group=8&predict=2',
 ];
 
-const QUANTIZED = ['kv?window=16', 'xquant:4@tuned?window=16', 'xquant-cl:4@tuned?window=16'];
+const QUANTIZED = [
+  'kv?window=16',
+  'xquant:4@tuned?window=16',
+  'xquant-cl:4@tuned?window=16',
+  'xquant-cl:3@calibrated?window=16&group=16',
+];
+
+/** Adds the calibration that caches need. */
+async function calibrated(created: CalibratedModel | Promise<CalibratedModel>): Promise<LanguageModel> {
+  const model = await created;
+  const { config, projections, factors } = model;
+  const sample = randomInputs(projections, 300, 1);
+  factors.presetCalibration('calibrated', sampleTransforms(projections, sample, config));
+  return model;
+}
 
 /**
  * @param tolerance largest difference of logits that the backend's float arithmetic explains, relative to
@@ -55,7 +76,7 @@ const QUANTIZED = ['kv?window=16', 'xquant:4@tuned?window=16', 'xquant-cl:4@tune
 export function modelLaws(backend: string, create: ModelFactory, tolerance: number): void {
   describe.each(Object.entries(CONFIGS))(`${backend} model, %s`, (_, config) => {
     const weights = randomWeights(config, 7);
-    const model = create(config, weights);
+    const model = calibrated(create(config, weights));
     const tokens = randomTokens(53);
 
     async function logitsOf(spec: string, chunk: number, mode?: 'generation' | 'teacherForced') {

@@ -1,12 +1,14 @@
 import { fc, test as propertyTest } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
-import { NAMED_SHAPES } from '../../src/analysis/memory.js';
+import { cacheBytes, float16KeyValueBytes, NAMED_SHAPES } from '../../src/analysis/memory.js';
 import { resolveCacheOptions } from '../../src/cache/presets.js';
 import { planBytes } from '../../src/engine/plan-bytes.js';
 import { KEY_WEIGHTS } from '../../src/engine/small-product.js';
 import { WasmModel } from '../../src/engine/wasm-model.js';
 import { breakEvenTokens, bytesByKind, cacheTotals, memoryTotals } from '../../src/memory-totals.js';
+import { randomInputs } from '../helpers/random-layers.js';
 import { randomTokens, randomWeights, TINY_CONFIG, TINY_GQA_CONFIG } from '../helpers/tiny-model.js';
+import { sampleTransforms } from '../helpers/transforms.js';
 import { fileWeights } from './engine/engines.js';
 
 const CACHES = [
@@ -24,6 +26,18 @@ const CACHES = [
   'xquant-cl:2?window=32&baseStore=latent',
 ];
 
+/** Others need a calibration to be made. */
+const CALIBRATED = [
+  'xquant:2.25@calibrated?window=32&group=32',
+  'xquant-cl:2.25@calibrated?window=32&group=32&sinks=0',
+  'xquant-cl:2.25@calibrated?window=32&group=32&predict=2',
+];
+
+function presetSample({ config, projections, factors }: WasmModel): void {
+  const sample = randomInputs(projections, 300, 1);
+  factors.presetCalibration('calibrated', sampleTransforms(projections, sample, config));
+}
+
 describe('the plan', () => {
   it.each([
     ['mha', TINY_CONFIG],
@@ -34,7 +48,8 @@ describe('the plan', () => {
         threads: 1,
         keyWeights,
       });
-      for (const cache of CACHES) {
+      presetSample(model);
+      for (const cache of [...CACHES, ...CALIBRATED]) {
         const options = (() => {
           try {
             return resolveCacheOptions(cache, config);
@@ -56,11 +71,15 @@ describe('totals', () => {
     await using model = await WasmModel.load(TINY_CONFIG, fileWeights(randomWeights(TINY_CONFIG)), {
       threads: 1,
     });
-    for (const cache of ['kv?window=32', 'xquant:4?window=32', 'xquant-cl:2?window=32']) {
+    presetSample(model);
+    for (const cache of ['kv?window=32', 'xquant:4?window=32', 'xquant-cl:2?window=32', CALIBRATED[2]]) {
       using held = model.createCache(cache);
       await model.forward(randomTokens(70), held);
-      const expected = cacheTotals(cache, TINY_CONFIG, 70);
-      expect(memoryTotals(held.bytes(), expected.plan, expected.float16)).toEqual(expected);
+      const plan = planBytes(held.options, TINY_CONFIG);
+      const formula = cacheBytes(held.options, TINY_CONFIG, 70, held.calibrated);
+      const expected = memoryTotals(formula, plan, float16KeyValueBytes(TINY_CONFIG, 70));
+      if (!held.calibrated) expect(cacheTotals(cache, TINY_CONFIG, 70)).toEqual(expected);
+      expect(memoryTotals(held.bytes(), plan, expected.float16)).toEqual(expected);
     }
   });
 

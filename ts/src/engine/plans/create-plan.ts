@@ -7,6 +7,7 @@
 import { layerLayout, layoutSizes } from '../../cache/layout.js';
 import { CACHE_VARIANTS } from '../../cache/options.js';
 import { ConfigError } from '../../errors.js';
+import { CalibratedLayerPlan } from './calibrated-plan.js';
 import { CrossLayerPlan } from './cross-layer-plan.js';
 import { KeyValuePlan } from './key-value-plan.js';
 import { LatentPlan } from './latent-plan.js';
@@ -20,8 +21,8 @@ import { XPlan } from './x-plan.js';
  * @throws {MemoryError} if there is no room for folded weights
  */
 export function createPlan(source: PlanSource): LayerPlan {
-  const { options, config, projection } = source;
-  const layout = layerLayout(options, layoutSizes(config), projection.layer);
+  const { options, config, projection, calibrated } = source;
+  const layout = layerLayout(options, layoutSizes(config), projection.layer, calibrated);
   switch (layout.kind) {
     case 'keysAndValues':
       return new KeyValuePlan(source, layout);
@@ -35,11 +36,7 @@ export function createPlan(source: PlanSource): LayerPlan {
     case 'latentDelta':
       return new CrossLayerPlan(source, layout);
     case 'calibrated':
-      throw new ConfigError(
-        'form',
-        options.form,
-        '"x" or "latent" on wasm (calibrated: on the reference backend)',
-      );
+      return new CalibratedLayerPlan(source, layout);
     case 'nonUniform': {
       const { variant } = options;
       const others = CACHE_VARIANTS.filter((each) => each !== variant).join(', ');

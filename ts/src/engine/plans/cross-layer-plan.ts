@@ -15,7 +15,7 @@ import type { LayoutOf } from '../../cache/layout.js';
 import { rotateLatent } from '../../cache/xquant-gqa.js';
 import { rotateRows } from '../../numerics/hadamard.js';
 import { transpose } from '../../numerics/matrix.js';
-import type { TensorPlace } from '../block-store.js';
+import { isGrouped, type TensorPlace } from '../block-store.js';
 import { RANGE_CODES } from '../kernels.js';
 import { recordDequantize, recordLoad, recordStore, type SmallProduct } from '../small-product.js';
 import type { Recorder } from '../team.js';
@@ -172,7 +172,7 @@ export class CrossLayerPlan extends FullWidthPlan {
   /** Records the difference and the new sum in one kernel. */
   #recordEncode(recorder: Recorder, context: BlockContext, sealed: TensorPlace, sum: number): void {
     const { block, scratch, places } = context;
-    if (typeof sealed.format === 'string') throw new TypeError('an exact difference is not encoded');
+    if (!isGrouped(sealed.format)) throw new TypeError('an exact difference is not encoded');
     const { bits, groupSize, grouping, range } = sealed.format;
     recorder.check(
       this.groupError(sealed, context),

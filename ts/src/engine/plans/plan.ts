@@ -8,30 +8,40 @@
  *     xquant.ts                              x-plan.ts              also layers of xquant-cl below its base
  *     xquant-gqa.ts                          latent-plan.ts
  *     xquant-cl.ts, xquant-cl-gqa.ts         cross-layer-plan.ts
+ *     calibrated.ts                          calibrated-plan.ts
  *
  * A plan belongs to a model and a set of options, and serves all sequences with those options.
  *
  * @module
  */
 
-import type { LayerLayout, RowSource } from '../../cache/layout.js';
+import type { CalibratedPlan as Calibrated } from '../../cache/calibration.js';
+import type { LayerLayout, RowSource, SealedFormat, TensorLayout } from '../../cache/layout.js';
 import type { CacheOptions } from '../../cache/options.js';
 import type { FactorSource, KeyValueProjection } from '../../cache/projection.js';
 import { NumericError } from '../../errors.js';
 import type { ModelConfig } from '../../model/config.js';
 import { derivedSizes } from '../../model/config.js';
 import type { Matrix } from '../../numerics/matrix.js';
-import { BlockLayout, type BlockPlaces, type BlockStore, type TensorPlace } from '../block-store.js';
+import { symmetricGroups } from '../../quant/symmetric.js';
+import {
+  BlockLayout,
+  type BlockPlaces,
+  type BlockStore,
+  isGrouped,
+  type PlacedFormat,
+  type TensorPlace,
+} from '../block-store.js';
 import { type RopeTables, recordFinishKeys } from '../calls.js';
 import { ACTIVATION_TILE } from '../kernels.js';
 import type { LinearMemory } from '../memory.js';
-import { type PlacedMatrix, takesTile } from '../placed-weights.js';
+import { type PlacedMatrix, placeFloats, takesTile } from '../placed-weights.js';
 import { type KeyWeights, recordLoad, SmallProduct, type SmallProductUse } from '../small-product.js';
 import type { Recorder } from '../team.js';
 import type { ThreadScratch } from '../thread-scratch.js';
 
-/** Pointers to the rows of a pass, f32; 0 where the plan does not need them. */
-export type PassRows = Readonly<Record<RowSource, number>>;
+/** Pointers to the rows of a pass, f32; 0 where the plan does not need them. A `carrier` is made of keys and values. */
+export type PassRows = Readonly<Record<Exclude<RowSource, 'carrier'>, number>>;
 
 /** Weights of one layer that attention needs, in linear memory; 0 where the model has none. */
 export interface AttentionWeights {
@@ -55,6 +65,8 @@ export interface PlanSource {
   readonly projection: KeyValueProjection;
   readonly weights: AttentionWeights;
   readonly factors: FactorSource;
+  /** How layers are coded, if the cache is a calibrated one. */
+  readonly calibrated?: Calibrated;
 }
 
 /** Where the accumulator of a block is, and how it is stored. */
@@ -80,7 +92,7 @@ export interface BlockContext {
   /** Where its tensors are. */
   readonly places: BlockPlaces;
   readonly scratch: ThreadScratch;
-  /** Cross-layer variants: the block's accumulator. */
+  /** Cross-layer variants: the block's accumulator. Of calibrated caches: coordinates of the layers that predict. */
   readonly accumulator?: AccumulatorBlock;
   /** Cross-layer variants, policy `recompute`: the same block of the layers below, from the base layer on. */
   readonly below?: readonly BlockBelow[];
@@ -123,12 +135,13 @@ export abstract class LayerPlan {
   readonly #memory: LinearMemory;
   readonly #recorder: Recorder;
   readonly #products: SmallProduct[] = [];
+  readonly #vectors: { readonly pointer: number; readonly bytes: number }[] = [];
 
   /**
    * @param layout of the layer
    * @throws {MemoryError} if there is no room for folded weights
    */
-  constructor(source: PlanSource, layout: Exclude<LayerLayout, { kind: 'nonUniform' | 'calibrated' }>) {
+  constructor(source: PlanSource, layout: Exclude<LayerLayout, { kind: 'nonUniform' }>) {
     const { config, options, projection, weights } = source;
     this.#memory = source.memory;
     this.#recorder = source.recorder;
@@ -136,9 +149,9 @@ export abstract class LayerPlan {
     this.options = options;
     this.weights = weights;
     this.layer = projection.layer;
-    this.layout = new BlockLayout(options, layout.sealed, layout.window);
+    this.layout = new BlockLayout(options, layout.sealed.map(placedTensor), layout.window);
     this.sources = layout.window.map((tensor) => tensor.source);
-    this.accumulates = layout.sum !== 'none';
+    this.accumulates = layout.sum !== 'none' || options.predict > 0;
     this.isBase = layout.isBase;
     this.kvDim = derivedSizes(config).kvDim;
     this.hiddenSize = config.hiddenSize;
@@ -190,12 +203,18 @@ export abstract class LayerPlan {
 
   /** Bytes of folded weights. */
   get bytes(): number {
-    return this.#products.reduce((sum, product) => sum + product.bytes, 0);
+    return [...this.#products, ...this.#vectors].reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  /** Whether X Wk and X Wv are stored, or made into what is. */
+  get storesProjections(): boolean {
+    return this.sources.some((source) => source === 'keys' || source === 'values' || source === 'carrier');
   }
 
   /** Gives the folded weights back. */
   dispose(): void {
     for (const product of this.#products) product.dispose();
+    for (const { pointer } of this.#vectors.splice(0)) this.#memory.free(pointer);
   }
 
   /**
@@ -230,13 +249,14 @@ export abstract class LayerPlan {
     window: number,
     slot: number,
     position: number,
+    scratch: ThreadScratch,
   ): void {
     this.layout.window.forEach((place, index) => {
       const { columns, format, name } = place;
-      const source = rows[this.sources[index]] + first * columns * 4;
+      const { source, origin } = this.recordSource(recorder, rows, index, first, count, scratch);
       const target = window + rowsFrom(place, slot).data;
       const fail = (bad: number): Error => {
-        const value = this.#memory.f32[source / 4 + bad];
+        const value = this.#memory.f32[origin(bad) / 4];
         const reason = Number.isFinite(value) ? 'the value does not fit in f16' : 'not a finite number';
         return new NumericError('append', value, this.#elementAt(name, bad, columns, position), reason);
       };
@@ -247,6 +267,26 @@ export abstract class LayerPlan {
         recorder.call('copyBytes', source, target, count * columns * 4);
       }
     });
+  }
+
+  /**
+   * Records whatever makes the rows that a tensor of the window stores.
+   *
+   * @param tensor of the window
+   * @returns where they are, dense, and where the pass has each element
+   */
+  protected recordSource(
+    _recorder: Recorder,
+    rows: PassRows,
+    tensor: number,
+    first: number,
+    _count: number,
+    _scratch: ThreadScratch,
+  ): { source: number; origin: (element: number) => number } {
+    const from = this.sources[tensor];
+    if (from === 'carrier') throw new TypeError('a carrier that is not made');
+    const source = rows[from] + first * this.layout.window[tensor].columns * 4;
+    return { source, origin: (element) => source + 4 * element };
   }
 
   /**
@@ -345,6 +385,22 @@ export abstract class LayerPlan {
     }
   }
 
+  /**
+   * A vector in linear memory, which belongs to the plan.
+   *
+   * @throws {MemoryError} if there is no room; the plan is disposed of then
+   */
+  protected vector(values: Float32Array): number {
+    try {
+      const pointer = placeFloats(this.#memory, values, 'weights of the cache');
+      this.#vectors.push({ pointer, bytes: values.byteLength });
+      return pointer;
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
   /** Records the rows of a window from `first` on: f32 [count, columns] into `target`. */
   protected recordLoadRows(
     recorder: Recorder,
@@ -366,6 +422,11 @@ export abstract class LayerPlan {
       if (typeof format === 'string') {
         const at = this.#elementAt(name, group, columns, first);
         return new NumericError('append', Number.NaN, at, 'the value does not fit in f16');
+      }
+      if (!isGrouped(format)) {
+        const { token, channel } = symmetricGroups(places.rows, format)[group];
+        const at = { layer: this.layer, tensor: name, token: first + token, channel };
+        return new NumericError('quantize', Number.NaN, at, 'the scale of the group does not fit in f16');
       }
       const perToken = format.grouping === 'perToken';
       const perRow = perToken ? Math.ceil(columns / format.groupSize) : columns;
@@ -389,4 +450,12 @@ export abstract class LayerPlan {
 function rowsFrom(place: TensorPlace, row: number): TensorPlace {
   const size = place.format === 'f16' ? 2 : 4;
   return { ...place, data: place.data + row * place.columns * size };
+}
+
+/** @throws {TypeError} if the bits of a calibrated tensor are not known */
+function placedTensor({ format, ...tensor }: TensorLayout<SealedFormat>): TensorLayout<PlacedFormat> {
+  if (typeof format === 'object' && ('tokenBits' in format || 'outlierFraction' in format)) {
+    throw new TypeError('a layout without a plan');
+  }
+  return { ...tensor, format };
 }

@@ -4,6 +4,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { RecentBlocks, recentParts } from '../../../src/engine/recent-blocks.js';
 import { ConfigError } from '../../../src/errors.js';
 import { expectSame } from '../../helpers/expect-same.js';
+import { randomInputs } from '../../helpers/random-layers.js';
 import {
   randomTokens,
   randomWeights,
@@ -11,6 +12,7 @@ import {
   TINY_GQA_CONFIG,
   tinyModel,
 } from '../../helpers/tiny-model.js';
+import { sampleTransforms } from '../../helpers/transforms.js';
 import { engineOf } from './engines.js';
 
 const CACHES = [
@@ -21,6 +23,8 @@ const CACHES = [
   'xquant-cl:4?window=16',
   'xquant-cl:4?window=16&accumulator=int8',
   'xquant-cl:4?window=16&accumulator=recompute',
+  'xquant:4@calibrated?window=16&group=16',
+  'xquant-cl:4@calibrated?window=16&group=16&predict=2',
 ];
 
 describe('the parts that are kept', () => {
@@ -45,6 +49,8 @@ describe.each([
   ['gqa', TINY_GQA_CONFIG],
 ])('%s', async (_, config) => {
   const engine = await engineOf(config, randomWeights(config, 7), { threads: 2 });
+  const sample = randomInputs(engine.projections, 300, 1);
+  engine.factors.presetCalibration('calibrated', sampleTransforms(engine.projections, sample, config));
   afterAll(() => engine.dispose());
   const tokens = randomTokens(160);
 
