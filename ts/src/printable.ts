@@ -48,12 +48,12 @@ export function describeValue(value: unknown): string {
   return text.length > 2 * MAX_QUOTED ? `${text.slice(0, 2 * MAX_QUOTED)}...` : text;
 }
 
-/** The message of whatever was thrown. */
+/** The message of whatever was thrown, on one line: a parser quotes the file in it. */
 export function messageOf(cause: unknown): string {
   if (!(cause instanceof Error)) return describeValue(cause);
   // `fetch failed` says nothing; its cause names the host and the reason.
   const inner = cause.cause instanceof Error ? cause.cause.message : '';
-  return printableText(inner ? `${cause.message}: ${inner}` : cause.message);
+  return printableName(inner ? `${cause.message}: ${inner}` : cause.message);
 }
 
 function describe(value: unknown, depth: number): string {

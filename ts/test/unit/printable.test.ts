@@ -1,6 +1,7 @@
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
 import { ConfigError, FormatError, UnsupportedModelError } from '../../src/errors.js';
+import { parseJsonObject } from '../../src/io/json.js';
 import { readModelHeader } from '../../src/io/load-model.js';
 import { describeValue, printableName, printableText } from '../../src/printable.js';
 import { tinyModelGguf } from '../helpers/gguf-writer.js';
@@ -42,6 +43,21 @@ describe('names and text of others', () => {
     ];
     for (const { message } of errors) expect(message).not.toMatch(STEERS);
     expect(new FormatError('a', 'b', 'x'.repeat(1e6)).message.length).toBeLessThan(5000);
+  });
+});
+
+describe('what a parser quotes', () => {
+  // V8 quotes the text around a mistake, tabs and line feeds included.
+  test.prop([anyText])('is on one line', (text) => {
+    const broken = `{"a": ${text}\t\n]`;
+    let message = '';
+    try {
+      parseJsonObject(broken, 'config.json', 'content');
+    } catch (error) {
+      message = (error as Error).message;
+    }
+    expect(message).toMatch(/is not JSON/);
+    expect(message).not.toMatch(STEERS);
   });
 });
 
