@@ -78,3 +78,27 @@ export function expectedRows(result: Matrix, bound?: (index: number) => number):
     bound,
   };
 }
+
+/**
+ * A float result of every layer, as one tensor [layers, tokens, channels].
+ *
+ * @param bounds of the elements of each layer; absent: the tensor must be equal
+ */
+export function expectedLayerStack(
+  layers: readonly Matrix[],
+  bounds?: readonly ((index: number) => number)[],
+): Expected {
+  const [{ rows, columns }] = layers;
+  const size = rows * columns;
+  const values = new Float32Array(layers.length * size);
+  layers.forEach((each, layer) => {
+    values.set(each.data, layer * size);
+  });
+  return {
+    dtype: 'F32',
+    values,
+    shape: [layers.length, rows, columns],
+    dimensions: ['layer', 'token', 'channel'],
+    bound: bounds && ((index) => bounds[Math.floor(index / size)](index % size)),
+  };
+}

@@ -7,12 +7,13 @@
 import { Transform } from '../../cache/transform.js';
 import { ConfigError, ShapeError } from '../../errors.js';
 import { toFloat16Bits } from '../../numerics/float16.js';
-import { add, type Matrix, row } from '../../numerics/matrix.js';
+import { add, type Matrix, matrix, row } from '../../numerics/matrix.js';
 import { type ChannelBits, dequantizeSymmetric, type SymmetricMatrix } from '../../quant/symmetric.js';
 import type { Expected } from '../compare.js';
+import { expectedLayerStack } from '../expected.js';
 import type { CaseInputs } from '../inputs.js';
 import type { OptionDoc, TensorDoc } from '../operation.js';
-import { F32_ROUNDOFF, productBound } from '../tolerance.js';
+import { F32_ROUNDOFF, productBound, rowNorms } from '../tolerance.js';
 import { toChannelBits } from './symmetric.js';
 
 /** Options of both operations. */
@@ -117,67 +118,43 @@ export function reconstruct(
   return add(predicted, dequantizeSymmetric(stored, bits));
 }
 
-/**
- * Bounds of y, layer by layer: the product of each prediction, what the layers below are off, and the sums.
- *
- * @param coordinates y of all layers
- * @param encoded bound of what is added to the prediction; nothing for stored values, which are exact
- */
-export function coordinateBounds(
-  { transforms }: CalibratedLayers,
-  coordinates: readonly Matrix[],
-): ((index: number) => number)[] {
-  const rowErrors: Float64Array[] = [];
-  return coordinates.map((y, layer) => {
-    const { predictTransposed } = transforms[layer];
-    const products = predictTransposed.map((weights, p) =>
-      productBound(coordinates[layer - 1 - p], weights, (token) => rowErrors[layer - 1 - p][token]),
-    );
-    const bound = (index: number) =>
-      products.reduce((sum, product) => sum + product(index), 4 * F32_ROUNDOFF * Math.abs(y.data[index])) +
-      4 * F32_ROUNDOFF * Math.abs(transforms[layer].offset[index % y.columns]);
-    rowErrors.push(
-      Float64Array.from({ length: y.rows }, (_, token) => {
-        let squares = 0;
-        for (let c = 0; c < y.columns; c++) squares += bound(token * y.columns + c) ** 2;
-        return Math.sqrt(squares);
-      }),
-    );
-    return bound;
-  });
-}
-
 /** Expected y and carrier of all layers. */
 export function expectedLayers(
   plan: CalibratedLayers,
   coordinates: readonly Matrix[],
 ): { y: Expected; x_hat: Expected } {
-  const bounds = coordinateBounds(plan, coordinates);
+  const { bounds, rowErrors } = coordinateBounds(plan, coordinates);
   const carriers = coordinates.map((y, layer) => plan.transforms[layer].decode(y));
-  const carrierBounds = coordinates.map((y, layer) => {
-    const error = (token: number) => {
-      let squares = 0;
-      for (let c = 0; c < y.columns; c++) squares += bounds[layer](token * y.columns + c) ** 2;
-      return Math.sqrt(squares);
-    };
-    const errors = Float64Array.from({ length: y.rows }, (_, token) => error(token));
-    return productBound(y, plan.transforms[layer].decodeTransposed, (token) => errors[token]);
-  });
-  return { y: stacked(coordinates, bounds), x_hat: stacked(carriers, carrierBounds) };
+  const carrierBounds = coordinates.map((y, layer) =>
+    productBound(y, plan.transforms[layer].decodeTransposed, (token) => rowErrors[layer][token]),
+  );
+  return { y: expectedLayerStack(coordinates, bounds), x_hat: expectedLayerStack(carriers, carrierBounds) };
 }
 
-function stacked(layers: readonly Matrix[], bounds: readonly ((index: number) => number)[]): Expected {
-  const [{ rows, columns }] = layers;
-  const size = rows * columns;
-  const values = new Float32Array(layers.length * size);
-  layers.forEach((each, layer) => {
-    values.set(each.data, layer * size);
+/** How far y may be off: the product of each prediction, what the layers below are off, and the sums. */
+function coordinateBounds(
+  { transforms }: CalibratedLayers,
+  coordinates: readonly Matrix[],
+): { bounds: ((index: number) => number)[]; rowErrors: Float64Array[] } {
+  const rowErrors: Float64Array[] = [];
+  const bounds = coordinates.map((y, layer) => {
+    const { predictTransposed, offset } = transforms[layer];
+    const products = predictTransposed.map((weights, p) =>
+      productBound(coordinates[layer - 1 - p], weights, (token) => rowErrors[layer - 1 - p][token]),
+    );
+    const bound = (index: number) =>
+      products.reduce((sum, product) => sum + product(index), 4 * F32_ROUNDOFF * Math.abs(y.data[index])) +
+      4 * F32_ROUNDOFF * Math.abs(offset[index % y.columns]);
+    rowErrors.push(
+      rowNorms(
+        matrix(
+          y.rows,
+          y.columns,
+          Float32Array.from(y.data, (_, i) => bound(i)),
+        ),
+      ),
+    );
+    return bound;
   });
-  return {
-    dtype: 'F32',
-    values,
-    shape: [layers.length, rows, columns],
-    dimensions: ['layer', 'token', 'channel'],
-    bound: (index) => bounds[Math.floor(index / size)](index % size),
-  };
+  return { bounds, rowErrors };
 }

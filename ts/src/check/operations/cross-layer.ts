@@ -10,6 +10,7 @@ import { linearTiled } from '../../numerics/linear-tiled.js';
 import { add, type Matrix, transpose } from '../../numerics/matrix.js';
 import { dequantizeMatrix, type GroupedOptions, type QuantizedMatrix } from '../../quant/grouped.js';
 import type { Expected } from '../compare.js';
+import { expectedLayerStack } from '../expected.js';
 import type { CaseInputs } from '../inputs.js';
 import { GROUPED_OPTIONS, type OptionDoc } from '../operation.js';
 import { F32_ROUNDOFF, productBound } from '../tolerance.js';
@@ -99,18 +100,6 @@ export function expectedAccumulator(
   sums: readonly Matrix[],
   bounds: readonly ((index: number) => number)[],
 ): Expected {
-  const [{ rows, columns }] = sums;
-  const size = rows * columns;
-  const values = new Float32Array(sums.length * size);
-  sums.forEach((sum, layer) => {
-    values.set(sum.data, layer * size);
-  });
-  const exact = bounds.every((bound) => bound(0) === 0);
-  return {
-    dtype: 'F32',
-    values,
-    shape: [sums.length, rows, columns],
-    dimensions: ['layer', 'token', 'channel'],
-    bound: exact ? undefined : (index) => bounds[Math.floor(index / size)](index % size),
-  };
+  const isExact = bounds.every((bound) => bound(0) === 0);
+  return expectedLayerStack(sums, isExact ? undefined : bounds);
 }

@@ -86,9 +86,9 @@ export function expectedSymmetric(
 ): { packed: Expected; scales: Expected; codes: Expected } {
   const { rows, columns, groupSize, channelCodes, scales } = quantized;
   const groups = symmetricGroups(rows, { groupSize, channelBits });
-  const stored = channelBits.filter((bits) => bits > 0).length;
-  const rank: number[] = [];
-  for (const bits of channelBits) rank.push(bits > 0 ? rank.filter((each) => each >= 0).length : -1);
+  // Channels of 0 bits have no group; the others are numbered in order.
+  let stored = 0;
+  const rank = channelBits.map((bits) => (bits > 0 ? stored++ : -1));
   const groupOfElement = (index: number) =>
     Math.floor(index / columns / groupSize) * stored + rank[index % columns];
   const locate = (index: number) => placeOf(index, [rows, columns], ['token', 'channel']);
