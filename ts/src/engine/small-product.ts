@@ -13,7 +13,7 @@
 
 import type { Matrix } from '../numerics/matrix.js';
 import type { GroupedOptions } from '../quant/grouped.js';
-import { isGrouped, type PlacedFormat, type TensorPlace } from './block-store.js';
+import { isGrouped, type PlacedFormat, type TensorPlace } from './block-layout.js';
 import { INTEGER_LIMITS, packedWeightsBytes, RANGE_CODES } from './kernels.js';
 import type { LinearMemory } from './memory.js';
 import type { KernelName, Recorder } from './team.js';

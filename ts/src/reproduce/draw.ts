@@ -6,7 +6,7 @@
  */
 
 import { LoadError } from '../errors.js';
-import type { VegaLiteSpec } from './figures.js';
+import type { VegaLiteSpec } from './figure.js';
 
 /** Draws a specification as an `<svg>` element. */
 export type Draw = (spec: VegaLiteSpec, id: string) => Promise<string>;

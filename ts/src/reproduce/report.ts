@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Figure } from './figures.js';
+import type { Figure } from './figure.js';
 import type { Reproduction } from './results.js';
 import { claimsTable, type ReportTable, reportTables, skippedTable } from './tables.js';
 

@@ -15,7 +15,7 @@ import type { LayoutOf } from '../../cache/layout.js';
 import { rotateLatent } from '../../cache/xquant-gqa.js';
 import { rotateRows } from '../../numerics/hadamard.js';
 import { transpose } from '../../numerics/matrix.js';
-import { isGrouped, type TensorPlace } from '../block-store.js';
+import { isGrouped, type TensorPlace } from '../block-layout.js';
 import { RANGE_CODES } from '../kernels.js';
 import { recordDequantize, recordLoad, recordStore, type SmallProduct } from '../small-product.js';
 import type { Recorder } from '../team.js';

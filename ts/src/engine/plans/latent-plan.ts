@@ -11,7 +11,7 @@
 
 import type { LayoutOf } from '../../cache/layout.js';
 import { rotateLatent } from '../../cache/xquant-gqa.js';
-import type { TensorPlace } from '../block-store.js';
+import type { TensorPlace } from '../block-layout.js';
 import { recordLoad, recordStore, type SmallProduct } from '../small-product.js';
 import type { Recorder } from '../team.js';
 import type { ThreadScratch } from '../thread-scratch.js';

@@ -27,11 +27,11 @@ import { symmetricGroups } from '../../quant/symmetric.js';
 import {
   BlockLayout,
   type BlockPlaces,
-  type BlockStore,
   isGrouped,
   type PlacedFormat,
   type TensorPlace,
-} from '../block-store.js';
+} from '../block-layout.js';
+import type { BlockStore } from '../block-store.js';
 import { type RopeTables, recordFinishKeys } from '../calls.js';
 import { ACTIVATION_TILE } from '../kernels.js';
 import type { LinearMemory } from '../memory.js';
