@@ -115,14 +115,15 @@ async function measure(context: number): Promise<ContextResult> {
     if (bad >= 0) throw new Error(`${options.cache} at ${cache.length}: logit ${bad} is ${data[bad]}`);
   };
   const blocks = Math.floor((context - CHUNK) / residualWindow);
-  if (blocks > 0) {
-    await forward(tokens.slice(0, residualWindow));
+  if (blocks >= 2) {
+    // The first block has sinks and is like no other: the second one stands for all that follow.
+    await forward(tokens.slice(0, 2 * residualWindow));
     for (const layer of cache.layers) {
       const state = layer.state();
       layer.restore({
         ...state,
         length: blocks * residualWindow,
-        blocks: Array.from({ length: blocks }, () => state.blocks[0]),
+        blocks: Array.from({ length: blocks }, (_, i) => state.blocks[Math.min(i, 1)]),
       });
     }
   }
