@@ -31,6 +31,7 @@ export default {
     'ts/src/reference.ts',
     'ts/src/text/tokenizer.ts',
     'ts/src/io/safetensors.ts',
+    'ts/src/check/index.ts',
     'ts/src/browser/index.ts',
   ],
   sortEntryPoints: false,

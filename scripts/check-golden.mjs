@@ -8,18 +8,19 @@
 
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { manifestProblems, parseCase, parseManifest } from '../dist/check/case/golden.js';
 import { checkCase } from '../dist/check/check.js';
-import { manifestProblems, parseCase, parseManifest } from '../dist/check/golden.js';
+import { modelContext } from '../dist/check/context.js';
 import { formatCase, formatSummary, summarize } from '../dist/check/report.js';
-import { modelContext } from '../dist/cli/check.js';
 import { directoryFolder } from '../dist/io/node-file.js';
+import { heldoutText } from '../dist/io/node-models.js';
 
 const golden = fileURLToPath(new URL('../golden/', import.meta.url));
 const manifest = parseManifest(readFileSync(`${golden}manifest.json`, 'utf8'), 'golden/manifest.json');
 const problems = await manifestProblems(manifest, directoryFolder(`${golden}vectors`));
 for (const problem of problems) process.stdout.write(`${problem}\n`);
 
-const context = modelContext(new AbortController().signal);
+const context = modelContext({ heldoutText });
 const reports = [];
 const names = process.argv.slice(2);
 for (const { file } of manifest.cases) {

@@ -1,6 +1,6 @@
 /**
  * The package as a user gets it: packed, unpacked into an empty project, and used there. It carries no models and
- * stays small, every entry of `exports` can be imported, its types resolve, and the command runs. Needs a build and
+ * stays small, every entry of `exports` can be imported, its types resolve, the command runs, and a case is checked. Needs a build and
  * no network.
  */
 
@@ -29,6 +29,7 @@ try {
   importAll();
   resolveTypes();
   runCommand();
+  checkCase();
   console.log(
     `package: ${files.length} files, ${size} bytes packed (limit ${LIMIT_BYTES}), every entry works`,
   );
@@ -154,6 +155,20 @@ function runCommand() {
     project,
   );
   if (text.trim() === '') throw new Error('xquant generate prints nothing');
+}
+
+/** Checks a case that the package made, right and wrong, with the library of `xquant check`. */
+function checkCase() {
+  const script = `
+    import { checkCase, makeCase, modelContext } from 'xquant/check';
+    const made = await makeCase({ operation: 'quantize', rows: 4, columns: 64, seed: 1 }, modelContext());
+    const right = await checkCase(made, modelContext());
+    made.tensors.get('scales').bytes[0] ^= 1;
+    const wrong = await checkCase(made, modelContext());
+    console.log(right.verdict, wrong.verdict);
+  `;
+  const verdicts = run(process.execPath, ['--input-type=module', '--eval', script], project).trim();
+  if (verdicts !== 'pass fail') throw new Error(`xquant/check judges ${verdicts}, not pass and fail`);
 }
 
 function run(command, args, cwd) {

@@ -19,16 +19,17 @@ const windows = windowsAt < 0 ? undefined : Number(process.argv[windowsAt + 1]);
 
 if (!existsSync(`${root}dist/check/check.js`)) fail('there is no dist/: run "npm run build" first');
 const { checkCase } = await import('../dist/check/check.js');
-const { parseCase, parseManifest } = await import('../dist/check/golden.js');
-const { modelContext } = await import('../dist/cli/check.js');
+const { parseCase, parseManifest } = await import('../dist/check/case/golden.js');
+const { modelContext } = await import('../dist/check/context.js');
+const { heldoutText } = await import('../dist/io/node-models.js');
 
 const { compareWholeModel, WHOLE_MODEL_OPERATIONS } = await import('../dist/check/whole-models.js');
-const { perturbFileWeights } = await import('../dist/check/perturb.js');
+const { perturbFileWeights } = await import('../dist/check/compare/perturb.js');
 const { WasmModel } = await import('../dist/engine/wasm-model.js');
 const { loadModelFile } = await import('../dist/io/load-model.js');
 
 const manifest = parseManifest(readFileSync(`${root}golden/manifest.json`, 'utf8'), 'golden/manifest.json');
-const reference = modelContext(new AbortController().signal);
+const reference = modelContext({ heldoutText });
 const engines = new Map();
 const engine = {
   heldoutTokens: reference.heldoutTokens,

@@ -16,9 +16,9 @@ import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { writeCase } from '../src/check/golden.js';
+import { writeCase } from '../src/check/case/golden.js';
 import { makeCase } from '../src/check/make-case.js';
-import { NO_MODELS } from '../src/check/mistake.js';
+import { NO_MODELS } from '../src/check/mistakes/mistake.js';
 
 const { values } = parseArgs({
   options: {

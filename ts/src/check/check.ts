@@ -9,9 +9,9 @@
 
 import { ConfigError, FormatError } from '../errors.js';
 import { nearestName } from '../nearest-name.js';
-import { compareTensor, missingTensor, type TensorReport, type Tolerance } from './compare.js';
+import { CaseInputs, type CheckCase } from './case/inputs.js';
+import { compareTensor, missingTensor, type TensorReport, type Tolerance } from './compare/compare.js';
 import { type Diagnosis, diagnose } from './diagnose.js';
-import { CaseInputs, type CheckCase } from './inputs.js';
 import type { CheckContext, ExpectedTensors, Operation } from './operation.js';
 import { findOperation } from './operations/index.js';
 

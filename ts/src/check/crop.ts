@@ -5,9 +5,9 @@
  */
 
 import { type GroupedFormat, groupedSizes } from '../quant/grouped.js';
-import type { TensorReport } from './compare.js';
-import type { CaseInputs } from './inputs.js';
-import { elementCount, type Tensor } from './tensor.js';
+import type { CaseInputs } from './case/inputs.js';
+import { elementCount, type Tensor } from './case/tensor.js';
+import type { TensorReport } from './compare/compare.js';
 
 /** Elements that diagnoses look at. */
 const ENOUGH_ELEMENTS = 2 ** 16;

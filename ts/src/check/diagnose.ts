@@ -9,11 +9,11 @@
  */
 
 import { XQuantError } from '../errors.js';
-import { compareTensor, type TensorReport } from './compare.js';
+import type { CaseInputs } from './case/inputs.js';
+import { compareTensor, type TensorReport } from './compare/compare.js';
 import { cropCase, type TokenRange } from './crop.js';
-import type { CaseInputs } from './inputs.js';
-import { KNOWN_MISTAKES } from './known-mistakes.js';
-import type { Attempt } from './mistake.js';
+import { KNOWN_MISTAKES } from './mistakes/index.js';
+import type { Attempt } from './mistakes/mistake.js';
 import type { CheckContext, ExpectedTensors } from './operation.js';
 import { findOperation } from './operations/index.js';
 

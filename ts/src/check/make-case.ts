@@ -3,7 +3,7 @@
  *
  * Inputs look like activations do and not like noise: a Student t distribution with four degrees of freedom,
  * a size of its own for every channel, and one channel in 64 that is 20 times as large. Gaussian noise hides
- * half of the mistakes of check/known-mistakes.ts.
+ * half of the mistakes of check/mistakes/.
  *
  * @module
  */
@@ -11,11 +11,11 @@
 import { ConfigError } from '../errors.js';
 import { toFloat16Bits } from '../numerics/float16.js';
 import { Random } from '../sampling.js';
-import type { Expected } from './compare.js';
-import { CaseInputs, type CheckCase } from './inputs.js';
+import { CaseInputs, type CheckCase } from './case/inputs.js';
+import { type Numbers, type Tensor, tensorOf } from './case/tensor.js';
+import type { Expected } from './compare/compare.js';
 import type { CheckContext } from './operation.js';
 import { findOperation } from './operations/index.js';
-import { type Numbers, type Tensor, tensorOf } from './tensor.js';
 
 /** What to make. */
 export interface CaseRequest {

@@ -5,8 +5,8 @@
  */
 
 import type { LanguageModel } from '../model/language-model.js';
-import type { Expected } from './compare.js';
-import type { CaseInputs } from './inputs.js';
+import type { CaseInputs } from './case/inputs.js';
+import type { Expected } from './compare/compare.js';
 
 /** One tensor of an operation, as `xquant check --list` prints it. */
 export interface TensorDoc {

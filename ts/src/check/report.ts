@@ -5,10 +5,10 @@
  */
 
 import type { CaseReport } from './check.js';
-import type { LargestError, Place, TensorReport } from './compare.js';
+import type { LargestError, Place, TensorReport } from './compare/compare.js';
+import type { Pattern } from './compare/patterns.js';
 import type { Diagnosis } from './diagnose.js';
 import { OPERATIONS } from './operations/index.js';
-import type { Pattern } from './patterns.js';
 
 /** Counts by verdict. */
 export interface CheckSummary {

@@ -11,15 +11,15 @@
  */
 
 import { ConfigError } from '../errors.js';
-import { compareTensor, type TensorReport } from './compare.js';
-import type { ManifestCase } from './golden.js';
-import { CaseInputs, type CheckCase } from './inputs.js';
+import type { ManifestCase } from './case/golden.js';
+import { CaseInputs, type CheckCase } from './case/inputs.js';
+import { type Numbers, numbersOf, tensorOf } from './case/tensor.js';
+import { compareTensor, type TensorReport } from './compare/compare.js';
 import type { CheckContext } from './operation.js';
 import { generateGreedily } from './operations/decode.js';
 import { logitRows } from './operations/logits.js';
 import { windowLosses } from './operations/perplexity.js';
 import { largestDifference, VARIATIONS } from './operations/whole-model.js';
-import { type Numbers, numbersOf, tensorOf } from './tensor.js';
 
 /** Operations that run a whole model. */
 export const WHOLE_MODEL_OPERATIONS: readonly string[] = ['logits', 'decode', 'perplexity'];

@@ -4,17 +4,15 @@
  * @module
  */
 
-import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { type Command, InvalidArgumentError } from 'commander';
+import { CASE_FILE, readCase, readNpyCase, readNpzCase } from '../check/case/golden.js';
+import type { CheckCase } from '../check/case/inputs.js';
 import { type CaseReport, checkCase, errorReport } from '../check/check.js';
-import type { Tolerance } from '../check/compare.js';
+import type { Tolerance } from '../check/compare/compare.js';
+import { modelContext } from '../check/context.js';
 import { DIAGNOSE_SECONDS } from '../check/diagnose.js';
-import { CASE_FILE, readCase, readNpyCase, readNpzCase } from '../check/golden.js';
-import type { CheckCase } from '../check/inputs.js';
 import type { CheckContext } from '../check/operation.js';
-import { perturbWeights } from '../check/perturb.js';
 import {
   formatCase,
   formatJson,
@@ -24,16 +22,10 @@ import {
   summarize,
 } from '../check/report.js';
 import { LoadError } from '../errors.js';
-import { EMBEDDED_MODELS, loadModelFile } from '../io/load-model.js';
-import type { ModelFile } from '../io/model-file.js';
 import { directoryFolder, fileSource, isDirectory } from '../io/node-file.js';
-import { embeddedModelPath } from '../io/node-models.js';
+import { heldoutText } from '../io/node-models.js';
 import { writeFileAtomically } from '../io/node-write.js';
 import { readText } from '../io/source.js';
-import type { LanguageModel } from '../model/language-model.js';
-import { ReferenceModel } from '../model/transformer.js';
-import { referenceWeights } from '../model/weights.js';
-import { Tokenizer } from '../text/tokenizer.js';
 import { UsageError } from './errors.js';
 import { Progress } from './progress.js';
 import { type Terminal, write } from './terminal.js';
@@ -102,7 +94,7 @@ async function runCheck(
     return;
   }
   if (paths.length === 0) throw new UsageError('name at least one file or folder, or use --list');
-  const context = modelContext(signal);
+  const context = modelContext({ signal, heldoutText });
   const reports: CaseReport[] = [];
   // Without --json the report itself comes case by case.
   const progress = options.json ? new Progress(terminal, 'checking', { lines: true }) : undefined;
@@ -202,51 +194,6 @@ async function descriptionBeside(path: string): Promise<string | undefined> {
   } finally {
     await source?.close();
   }
-}
-
-/** From the folder of the embedded models. */
-const HELDOUT_TEXT = '../text/heldout.txt';
-
-/** Embedded models for the operations that run one, each loaded once. */
-export function modelContext(signal: AbortSignal): CheckContext & { dispose(): Promise<void> } {
-  const files = new Map<string, Promise<ModelFile>>();
-  const models = new Map<string, Promise<LanguageModel>>();
-  const open = (name: string): Promise<ModelFile> => {
-    let file = files.get(name);
-    if (!file) {
-      file = loadModelFile(name, { signal });
-      files.set(name, file);
-    }
-    return file;
-  };
-  const load = async (name: string, variation: number): Promise<LanguageModel> => {
-    const { config, weights } = await open(name);
-    const exact = referenceWeights(weights);
-    return new ReferenceModel(config, variation === 0 ? exact : perturbWeights(exact, variation));
-  };
-  return {
-    loadModel(name, variation) {
-      const key = `${name} ${variation}`;
-      let found = models.get(key);
-      if (!found) {
-        found = load(name, variation);
-        models.set(key, found);
-      }
-      return found;
-    },
-    async heldoutTokens(count) {
-      const [name] = EMBEDDED_MODELS;
-      const text = new URL(HELDOUT_TEXT, pathToFileURL(embeddedModelPath(name)));
-      const tokenizer = new Tokenizer((await open(name)).tokenizer);
-      const ids = tokenizer.encode(await readFile(text, 'utf8'));
-      if (ids.length < count)
-        throw new RangeError(`the held-out text has ${ids.length} tokens, not ${count}`);
-      return Int32Array.from(ids.slice(0, count));
-    },
-    async dispose() {
-      for (const model of models.values()) await (await model.catch(() => undefined))?.dispose();
-    },
-  };
 }
 
 function parseTolerance(text: string): Tolerance {

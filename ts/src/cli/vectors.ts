@@ -7,10 +7,10 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { writeCase } from '../check/golden.js';
+import { writeCase } from '../check/case/golden.js';
+import { modelContext } from '../check/context.js';
 import { MADE_OPERATIONS, makeCase } from '../check/make-case.js';
 import { writeFileAtomically } from '../io/node-write.js';
-import { modelContext } from './check.js';
 import { usage } from './errors.js';
 import { collect, parseCount, parsePositive } from './options.js';
 import { type Terminal, write } from './terminal.js';
@@ -78,7 +78,7 @@ async function runVectors(options: VectorsCommandOptions, terminal: Terminal): P
   const { op, out, seed, cases } = options;
   const [rows, columns] = options.shape;
   const given = usage(() => operationOptions(options));
-  const context = modelContext(terminal.signal);
+  const context = modelContext({ signal: terminal.signal });
   await mkdir(out, { recursive: true });
   for (let i = 0; i < cases; i++) {
     terminal.signal.throwIfAborted();

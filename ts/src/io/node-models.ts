@@ -5,11 +5,13 @@
  */
 
 import { existsSync, readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { LoadError } from '../errors.js';
 
 const FOLDER = 'golden/models';
+const HELDOUT_TEXT = 'golden/text/heldout.txt';
 
 /**
  * The path of an embedded model.
@@ -23,6 +25,18 @@ export function embeddedModelPath(name: string, root: string | undefined = packa
   if (path && existsSync(path)) return path;
   const reason = `the published package carries no models: take ${FOLDER}/${name}.gguf from a clone of the repository and give its path`;
   throw new LoadError(name, reason);
+}
+
+/**
+ * The text that the embedded models were not trained on.
+ *
+ * @throws {LoadError} if this is not a clone
+ */
+export async function heldoutText(): Promise<string> {
+  const root = packageRoot();
+  const path = root && join(root, HELDOUT_TEXT);
+  if (path && existsSync(path)) return readFile(path, 'utf8');
+  throw new LoadError(HELDOUT_TEXT, 'is in a clone of the repository, and not in the published package');
 }
 
 /** What `HF_ENDPOINT` and `HF_TOKEN` say. */

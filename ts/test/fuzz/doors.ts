@@ -9,7 +9,7 @@
 
 import { cacheSize } from '../../src/analysis/memory.js';
 import { parseCacheSpec, resolveCacheOptions } from '../../src/cache/presets.js';
-import { readNpy } from '../../src/check/npy.js';
+import { readNpy } from '../../src/check/case/npy.js';
 import { readCalibration } from '../../src/io/kvquant-calibration.js';
 import { loadModelFile, type ModelSource, readModelHeader } from '../../src/io/load-model.js';
 import type { ModelFile } from '../../src/io/model-file.js';

@@ -10,16 +10,17 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
+import { manifestProblems, parseCase, parseManifest } from '../../src/check/case/golden.js';
+import { CaseInputs } from '../../src/check/case/inputs.js';
+import { numbersOf, type Tensor } from '../../src/check/case/tensor.js';
 import { checkCase } from '../../src/check/check.js';
-import { compareTensor, type TensorReport } from '../../src/check/compare.js';
-import { manifestProblems, parseCase, parseManifest } from '../../src/check/golden.js';
-import { CaseInputs } from '../../src/check/inputs.js';
+import { compareTensor, type TensorReport } from '../../src/check/compare/compare.js';
+import { modelContext } from '../../src/check/context.js';
 import { findOperation } from '../../src/check/operations/index.js';
 import { formatCase } from '../../src/check/report.js';
-import { numbersOf, type Tensor } from '../../src/check/tensor.js';
 import { WHOLE_MODEL_OPERATIONS } from '../../src/check/whole-models.js';
-import { modelContext } from '../../src/cli/check.js';
 import { directoryFolder } from '../../src/io/node-file.js';
+import { heldoutText } from '../../src/io/node-models.js';
 import { memorySource } from '../../src/io/source.js';
 import { wasmKernels } from './implementations.js';
 
@@ -27,7 +28,7 @@ const golden = fileURLToPath(new URL('../../../golden/', import.meta.url));
 const manifestPath = `${golden}manifest.json`;
 const everything = process.env.XQUANT_GOLDEN === 'all';
 
-const context = modelContext(new AbortController().signal);
+const context = modelContext({ heldoutText });
 afterAll(() => context.dispose());
 
 const manifest = parseManifest(readFileSync(manifestPath, 'utf8'), manifestPath);

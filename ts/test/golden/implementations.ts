@@ -3,13 +3,13 @@
  * golden.test.ts runs for each entry. Whole models are in whole-models.test.ts.
  */
 
-import { CaseInputs, type CheckCase } from '../../src/check/inputs.js';
+import { CaseInputs, type CheckCase } from '../../src/check/case/inputs.js';
+import { type Tensor, tensorOf } from '../../src/check/case/tensor.js';
+import { floatFileWeights } from '../../src/check/compare/perturb.js';
 import { attendOnce } from '../../src/check/operations/attend.js';
 import { layerOutput } from '../../src/check/operations/layer.js';
 import { ropeOptions } from '../../src/check/operations/rope.js';
 import { storedSources } from '../../src/check/operations/stored-sources.js';
-import { floatFileWeights } from '../../src/check/perturb.js';
-import { type Tensor, tensorOf } from '../../src/check/tensor.js';
 import {
   attendScratchBytes,
   INTEGER_LIMITS,

@@ -7,13 +7,14 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
-import { parseCase, parseManifest } from '../../src/check/golden.js';
+import { parseCase, parseManifest } from '../../src/check/case/golden.js';
+import { perturbFileWeights } from '../../src/check/compare/perturb.js';
+import { modelContext } from '../../src/check/context.js';
 import type { CheckContext } from '../../src/check/operation.js';
-import { perturbFileWeights } from '../../src/check/perturb.js';
 import { compareWholeModel } from '../../src/check/whole-models.js';
-import { modelContext } from '../../src/cli/check.js';
 import { WasmModel } from '../../src/engine/wasm-model.js';
 import { loadModelFile } from '../../src/io/load-model.js';
+import { heldoutText } from '../../src/io/node-models.js';
 
 const golden = fileURLToPath(new URL('../../../golden/', import.meta.url));
 const manifest = parseManifest(readFileSync(`${golden}manifest.json`, 'utf8'), 'golden/manifest.json');
@@ -22,7 +23,7 @@ const casesOf = (operation: string) => manifest.cases.filter((each) => each.oper
 /** Milliseconds; a case takes a few seconds of a processor. */
 const TIMEOUT = 180_000;
 
-const reference = modelContext(new AbortController().signal);
+const reference = modelContext({ heldoutText });
 const models = new Map<string, Promise<WasmModel>>();
 /** Embedded models on the engine; moved ones have weights of f32. */
 const engine: CheckContext = {

@@ -7,7 +7,7 @@
 import { ConfigError, ShapeError } from '../../errors.js';
 import { allocateBits, type Distortion } from '../../quant/allocate-bits.js';
 import { CHANNEL_BITS } from '../../quant/symmetric.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
 import type { Operation } from '../operation.js';
 
 /** Bits of a scale. */

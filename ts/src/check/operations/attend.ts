@@ -9,10 +9,10 @@ import { causalAttention } from '../../model/attention.js';
 import { applyRope } from '../../model/rope.js';
 import { linearTiled } from '../../numerics/linear-tiled.js';
 import { type Matrix, matrix } from '../../numerics/matrix.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { perturbedInputs } from '../compare/perturb.js';
+import { rowNorms, spreadBound } from '../compare/tolerance.js';
 import type { Operation } from '../operation.js';
-import { perturbedInputs } from '../perturb.js';
-import { rowNorms, spreadBound } from '../tolerance.js';
 import { ropeOptions } from './rope.js';
 import { LATENT_OPTIONS, STORED_INPUTS, type StoredSources, storedSources } from './stored-sources.js';
 

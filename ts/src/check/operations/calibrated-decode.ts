@@ -6,7 +6,7 @@
 
 import type { Matrix } from '../../numerics/matrix.js';
 import type { SymmetricMatrix } from '../../quant/symmetric.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
 import type { Operation } from '../operation.js';
 import {
   CALIBRATED_OPTIONS,

@@ -7,7 +7,7 @@
 import { ShapeError } from '../../errors.js';
 import { add, type Matrix, subtract } from '../../numerics/matrix.js';
 import { dequantizeSymmetric, quantizeSymmetric } from '../../quant/symmetric.js';
-import type { Expected } from '../compare.js';
+import type { Expected } from '../compare/compare.js';
 import type { Operation } from '../operation.js';
 import {
   below,

@@ -9,11 +9,11 @@ import { ConfigError, ShapeError } from '../../errors.js';
 import { toFloat16Bits } from '../../numerics/float16.js';
 import { add, type Matrix, matrix, row } from '../../numerics/matrix.js';
 import { type ChannelBits, dequantizeSymmetric, type SymmetricMatrix } from '../../quant/symmetric.js';
-import type { Expected } from '../compare.js';
-import { expectedLayerStack } from '../expected.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import type { Expected } from '../compare/compare.js';
+import { expectedLayerStack } from '../compare/expected.js';
+import { F32_ROUNDOFF, productBound, rowNorms } from '../compare/tolerance.js';
 import type { OptionDoc, TensorDoc } from '../operation.js';
-import { F32_ROUNDOFF, productBound, rowNorms } from '../tolerance.js';
 import { toChannelBits } from './symmetric.js';
 
 /** Options of both operations. */

@@ -8,12 +8,12 @@ import { XQuantError } from '../../errors.js';
 import { linearTiled } from '../../numerics/linear-tiled.js';
 import { type Matrix, subtract } from '../../numerics/matrix.js';
 import { type GroupedOptions, type QuantizedMatrix, quantizeMatrix } from '../../quant/grouped.js';
-import { type AdoptedMatrix, adoptDecisions } from '../adopt.js';
-import type { Expected } from '../compare.js';
-import { expectedStored } from '../expected.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { type AdoptedMatrix, adoptDecisions } from '../compare/adopt.js';
+import type { Expected } from '../compare/compare.js';
+import { expectedStored } from '../compare/expected.js';
+import { productBound } from '../compare/tolerance.js';
 import type { Operation } from '../operation.js';
-import { productBound } from '../tolerance.js';
 import { addIncrement, CROSS_LAYER_OPTIONS, crossLayerInputs, expectedAccumulator } from './cross-layer.js';
 
 /** The operation `cl-encode`. */

@@ -9,11 +9,11 @@ import { rotateRows } from '../../numerics/hadamard.js';
 import { linearTiled } from '../../numerics/linear-tiled.js';
 import { add, type Matrix, transpose } from '../../numerics/matrix.js';
 import { dequantizeMatrix, type GroupedOptions, type QuantizedMatrix } from '../../quant/grouped.js';
-import type { Expected } from '../compare.js';
-import { expectedLayerStack } from '../expected.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import type { Expected } from '../compare/compare.js';
+import { expectedLayerStack } from '../compare/expected.js';
+import { F32_ROUNDOFF, productBound } from '../compare/tolerance.js';
 import { GROUPED_OPTIONS, type OptionDoc } from '../operation.js';
-import { F32_ROUNDOFF, productBound } from '../tolerance.js';
 import { FORM } from './stored-sources.js';
 
 /** Options of both operations. */

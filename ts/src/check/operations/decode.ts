@@ -1,5 +1,5 @@
-import type { Expected } from '../compare.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import type { Expected } from '../compare/compare.js';
 import type { CheckContext, ExpectedTensors, Operation } from '../operation.js';
 import { largestDifference, MODEL_OPTIONS, modelAndCache, VARIATIONS } from './whole-model.js';
 

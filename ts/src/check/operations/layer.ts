@@ -14,11 +14,11 @@ import { ReferenceModel } from '../../model/transformer.js';
 import type { LayerWeights, ReferenceWeights } from '../../model/weights.js';
 import { rotateRows } from '../../numerics/hadamard.js';
 import { add, type Matrix, transpose } from '../../numerics/matrix.js';
-import { expectedRows } from '../expected.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { expectedRows } from '../compare/expected.js';
+import { perturbedInputs } from '../compare/perturb.js';
+import { spreadBound } from '../compare/tolerance.js';
 import type { Operation, TensorDoc } from '../operation.js';
-import { perturbedInputs } from '../perturb.js';
-import { spreadBound } from '../tolerance.js';
 
 /** Matrices of a dump and their roles in the model. */
 const LAYER_MATRICES: Readonly<Record<string, MatrixRole>> = Object.fromEntries(

@@ -6,7 +6,7 @@
 
 import { ShapeError } from '../../errors.js';
 import { row } from '../../numerics/matrix.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
 import type { CheckContext, ExpectedTensors, Operation } from '../operation.js';
 import { largestDifference, modelAndCache, VARIATIONS } from './whole-model.js';
 

@@ -8,10 +8,10 @@ import { keyMetric, valueMetric } from '../../analysis/calibrate/metric.js';
 import { ShapeError } from '../../errors.js';
 import type { ModelConfig } from '../../model/config.js';
 import { type Dense, dense } from '../../numerics/dense.js';
-import { type Expected, placeOf } from '../compare.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { type Expected, placeOf } from '../compare/compare.js';
+import { F32_ROUNDOFF } from '../compare/tolerance.js';
 import type { Operation } from '../operation.js';
-import { F32_ROUNDOFF } from '../tolerance.js';
 import { ropeOptions } from './rope.js';
 
 /** The operation `metric`. */

@@ -7,10 +7,10 @@
 import { ShapeError } from '../../errors.js';
 import { row } from '../../numerics/matrix.js';
 import { logSumExp } from '../../sampling.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import type { Numbers } from '../case/tensor.js';
+import { F32_ROUNDOFF } from '../compare/tolerance.js';
 import type { CheckContext, ExpectedTensors, Operation } from '../operation.js';
-import type { Numbers } from '../tensor.js';
-import { F32_ROUNDOFF } from '../tolerance.js';
 import { largestDifference, MODEL_OPTIONS, modelAndCache, VARIATIONS } from './whole-model.js';
 
 /** The operation `perplexity`. */

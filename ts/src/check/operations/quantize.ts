@@ -7,8 +7,8 @@
 import { rotateRows } from '../../numerics/hadamard.js';
 import type { Matrix } from '../../numerics/matrix.js';
 import { dequantizeMatrix, type GroupedOptions, quantizeMatrix } from '../../quant/grouped.js';
-import { expectedRows, expectedStored } from '../expected.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { expectedRows, expectedStored } from '../compare/expected.js';
 import { GROUPED_OPTIONS, type Operation } from '../operation.js';
 
 /** The values that `quantize` cuts into groups: x, rotated if the options say so. */

@@ -1,7 +1,7 @@
 import { linearTiled } from '../../numerics/linear-tiled.js';
-import { expectedRows } from '../expected.js';
+import { expectedRows } from '../compare/expected.js';
+import { productBound } from '../compare/tolerance.js';
 import type { Operation } from '../operation.js';
-import { productBound } from '../tolerance.js';
 import { LATENT_OPTIONS, STORED_INPUTS, storedSources } from './stored-sources.js';
 
 /** The operation `rematerialize`. */

@@ -8,10 +8,10 @@ import { ShapeError } from '../../errors.js';
 import { JsonReader } from '../../io/json-reader.js';
 import { ropeScaling } from '../../io/rope-scaling.js';
 import { applyRope, ropeFrequencies } from '../../model/rope.js';
-import { expectedRows } from '../expected.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { expectedRows } from '../compare/expected.js';
+import { ropeBound } from '../compare/tolerance.js';
 import type { Operation } from '../operation.js';
-import { ropeBound } from '../tolerance.js';
 
 /** Options of RoPE, as the reference wants them. */
 export function ropeOptions(inputs: CaseInputs): {

@@ -6,7 +6,7 @@
 
 import { ConfigError } from '../../errors.js';
 import { hadamardBlock, rotateRows } from '../../numerics/hadamard.js';
-import { expectedRows } from '../expected.js';
+import { expectedRows } from '../compare/expected.js';
 import type { Operation } from '../operation.js';
 
 /** The operation `rotate`. */

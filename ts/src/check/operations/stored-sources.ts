@@ -1,6 +1,6 @@
 import type { Matrix } from '../../numerics/matrix.js';
 import { dequantizeMatrix, type QuantizedMatrix } from '../../quant/grouped.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
 import { GROUPED_OPTIONS, type OptionDoc, type TensorDoc } from '../operation.js';
 
 /** Stored rows of keys and values and the matrices that read them. */

@@ -5,8 +5,8 @@
  */
 
 import { thinSvd } from '../../numerics/svd.js';
+import { svdBounds } from '../compare/tolerance.js';
 import type { ExpectedTensors, Operation } from '../operation.js';
-import { svdBounds } from '../tolerance.js';
 
 /** The operation `svd`. */
 export const svd: Operation = {

@@ -16,11 +16,11 @@ import {
   symmetricCodes,
   symmetricGroups,
 } from '../../quant/symmetric.js';
-import { type Expected, type Place, placeOf } from '../compare.js';
-import { expectedRows } from '../expected.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { type Expected, type Place, placeOf } from '../compare/compare.js';
+import { expectedRows } from '../compare/expected.js';
+import { F32_ROUNDOFF } from '../compare/tolerance.js';
 import type { Operation } from '../operation.js';
-import { F32_ROUNDOFF } from '../tolerance.js';
 
 /** The operation `symmetric`. */
 export const symmetric: Operation = {

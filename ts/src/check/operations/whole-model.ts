@@ -5,7 +5,7 @@
  */
 
 import { ConfigError } from '../../errors.js';
-import type { CaseInputs } from '../inputs.js';
+import type { CaseInputs } from '../case/inputs.js';
 import type { CheckContext, OptionDoc } from '../operation.js';
 
 /** Options of operations on embedded models. */

@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
+import type { CheckCase } from '../../../src/check/case/inputs.js';
+import { numbersOf, type Tensor, tensorOf } from '../../../src/check/case/tensor.js';
 import { checkCase } from '../../../src/check/check.js';
-import type { CheckCase } from '../../../src/check/inputs.js';
 import { makeCase } from '../../../src/check/make-case.js';
-import { NO_MODELS } from '../../../src/check/mistake.js';
+import { NO_MODELS } from '../../../src/check/mistakes/mistake.js';
 import { formatCase } from '../../../src/check/report.js';
-import { numbersOf, type Tensor, tensorOf } from '../../../src/check/tensor.js';
 import { dequantizeMatrix, quantizeMatrix } from '../../../src/quant/grouped.js';
 import { product } from './naive-kernel.js';
 

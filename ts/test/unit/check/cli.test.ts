@@ -13,11 +13,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { strToU8, zipSync } from 'fflate';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { parseCase, writeCase } from '../../../src/check/golden.js';
+import { parseCase, writeCase } from '../../../src/check/case/golden.js';
+import { numbersOf, type Tensor, tensorOf } from '../../../src/check/case/tensor.js';
 import { makeCase } from '../../../src/check/make-case.js';
-import { NO_MODELS } from '../../../src/check/mistake.js';
+import { NO_MODELS } from '../../../src/check/mistakes/mistake.js';
 import { OPERATIONS } from '../../../src/check/operations/index.js';
-import { numbersOf, type Tensor, tensorOf } from '../../../src/check/tensor.js';
 import { writeSafetensors } from '../../../src/io/safetensors.js';
 import { runInProcess } from '../../helpers/run-cli.js';
 

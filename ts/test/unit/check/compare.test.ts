@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { compareTensor, type Expected, placeOf } from '../../../src/check/compare.js';
-import { rankOf, roundTo, type Tensor, tensorOf, toBfloat16Bits } from '../../../src/check/tensor.js';
+import { rankOf, roundTo, type Tensor, tensorOf, toBfloat16Bits } from '../../../src/check/case/tensor.js';
+import { compareTensor, type Expected, placeOf } from '../../../src/check/compare/compare.js';
 import { encodeFloat16 } from '../../../src/numerics/float16.js';
 
 function floats(values: number[], bound?: number): Expected {

@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
+import { numbersOf, type Tensor, tensorOf } from '../../../src/check/case/tensor.js';
 import { checkCase } from '../../../src/check/check.js';
 import { makeCase } from '../../../src/check/make-case.js';
-import { NO_MODELS } from '../../../src/check/mistake.js';
+import { NO_MODELS } from '../../../src/check/mistakes/mistake.js';
 import { formatCase } from '../../../src/check/report.js';
-import { numbersOf, type Tensor, tensorOf } from '../../../src/check/tensor.js';
 
 describe('a large dump', () => {
   it.each([

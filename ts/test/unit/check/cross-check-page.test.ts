@@ -7,7 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { KNOWN_MISTAKES } from '../../../src/check/known-mistakes.js';
+import { KNOWN_MISTAKES } from '../../../src/check/mistakes/index.js';
 import { OPERATIONS } from '../../../src/check/operations/index.js';
 import { runInProcess } from '../../helpers/run-cli.js';
 

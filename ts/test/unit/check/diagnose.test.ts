@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
+import type { CheckCase } from '../../../src/check/case/inputs.js';
+import { numbersOf, type Tensor, tensorOf } from '../../../src/check/case/tensor.js';
 import { type CaseReport, checkCase } from '../../../src/check/check.js';
-import type { CheckCase } from '../../../src/check/inputs.js';
 import { heavyTailed, makeCase } from '../../../src/check/make-case.js';
-import { NO_MODELS } from '../../../src/check/mistake.js';
+import { NO_MODELS } from '../../../src/check/mistakes/mistake.js';
 import { formatCase } from '../../../src/check/report.js';
-import { numbersOf, type Tensor, tensorOf } from '../../../src/check/tensor.js';
 import { fromFloat16Bits, toFloat16Bits } from '../../../src/numerics/float16.js';
 import { Random } from '../../../src/sampling.js';
 import {
@@ -381,7 +381,7 @@ describe('mistakes in the order of bits and bytes', () => {
 /** What a right kernel would give for changed inputs. */
 async function rerun(source: CheckCase): Promise<Record<string, Tensor>> {
   const { findOperation } = await import('../../../src/check/operations/index.js');
-  const { CaseInputs } = await import('../../../src/check/inputs.js');
+  const { CaseInputs } = await import('../../../src/check/case/inputs.js');
   const { expectedTensor } = await import('../../../src/check/make-case.js');
   const expected = await findOperation(source.operation).run(new CaseInputs(source), NO_MODELS);
   return Object.fromEntries(Object.entries(expected).map(([name, tensor]) => [name, expectedTensor(tensor)]));
@@ -590,7 +590,7 @@ describe('mistakes in the weights', () => {
   });
 
   async function parts(made: CheckCase) {
-    const { CaseInputs } = await import('../../../src/check/inputs.js');
+    const { CaseInputs } = await import('../../../src/check/case/inputs.js');
     const { storedSources } = await import('../../../src/check/operations/stored-sources.js');
     return { dequantized: storedSources(new CaseInputs(made)).keyRows.data, w: floats(made, 'w_k') };
   }
@@ -724,7 +724,7 @@ describe('mistakes across layers', () => {
     );
     // Undone in f32, the increments are a little off, so the dump is made from exact ones.
     const { decodeLayers } = await import('../../../src/check/operations/cross-layer.js');
-    const { CaseInputs } = await import('../../../src/check/inputs.js');
+    const { CaseInputs } = await import('../../../src/check/case/inputs.js');
     const { increments } = decodeLayers(new CaseInputs(made));
     increments.forEach(({ data }, layer) => {
       if (layer > 0) wrong.set(plus(increments[0].data, data), layer * size);

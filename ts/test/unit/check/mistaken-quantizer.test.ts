@@ -5,7 +5,7 @@ import {
   packMistakenly,
   quantizeMistakenly,
   unpackMistakenly,
-} from '../../../src/check/mistaken-quantizer.js';
+} from '../../../src/check/mistakes/mistaken-quantizer.js';
 import { matrix } from '../../../src/numerics/matrix.js';
 import { dequantizeMatrix, quantizeMatrix, unpackMatrix } from '../../../src/quant/grouped.js';
 import { packCodes, packedBytes } from '../../../src/quant/pack.js';

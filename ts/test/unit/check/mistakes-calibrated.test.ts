@@ -2,11 +2,11 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { parseCase } from '../../../src/check/case/golden.js';
+import type { CheckCase } from '../../../src/check/case/inputs.js';
+import { numbersOf, type Tensor, tensorOf } from '../../../src/check/case/tensor.js';
 import { checkCase } from '../../../src/check/check.js';
-import { parseCase } from '../../../src/check/golden.js';
-import type { CheckCase } from '../../../src/check/inputs.js';
-import { NO_MODELS } from '../../../src/check/mistake.js';
-import { numbersOf, type Tensor, tensorOf } from '../../../src/check/tensor.js';
+import { NO_MODELS } from '../../../src/check/mistakes/mistake.js';
 import { fromFloat16Bits, toFloat16Bits } from '../../../src/numerics/float16.js';
 
 const fround = Math.fround;

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { readNpyCase } from '../../../src/check/golden.js';
-import { readNpy } from '../../../src/check/npy.js';
-import { numbersOf } from '../../../src/check/tensor.js';
+import { readNpyCase } from '../../../src/check/case/golden.js';
+import { readNpy } from '../../../src/check/case/npy.js';
+import { numbersOf } from '../../../src/check/case/tensor.js';
 import { FormatError } from '../../../src/errors.js';
 import { memorySource } from '../../../src/io/source.js';
 

@@ -2,8 +2,8 @@
 
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
-import { placeOf } from '../../../src/check/compare.js';
-import { findPattern } from '../../../src/check/patterns.js';
+import { placeOf } from '../../../src/check/compare/compare.js';
+import { findPattern } from '../../../src/check/compare/patterns.js';
 
 const ROWS = 256;
 const COLUMNS = 96;

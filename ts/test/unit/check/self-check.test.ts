@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
+import { parseCase, writeCase } from '../../../src/check/case/golden.js';
 import { checkCase } from '../../../src/check/check.js';
-import { parseCase, writeCase } from '../../../src/check/golden.js';
 import { makeCase } from '../../../src/check/make-case.js';
-import { NO_MODELS } from '../../../src/check/mistake.js';
+import { NO_MODELS } from '../../../src/check/mistakes/mistake.js';
 import { formatCase } from '../../../src/check/report.js';
 
 const CASES: [operation: string, rows: number, columns: number, options: Record<string, unknown>][] = [

@@ -3,7 +3,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { parseManifest } from '../../../src/check/golden.js';
+import { parseManifest } from '../../../src/check/case/golden.js';
 import { OPERATIONS } from '../../../src/check/operations/index.js';
 
 const golden = new URL('../../../../golden/', import.meta.url).pathname;

@@ -4,12 +4,16 @@
  * @module
  */
 
-import { decodeFloat16 } from '../numerics/float16.js';
-import type { Matrix } from '../numerics/matrix.js';
-import type { GroupedOptions } from '../quant/grouped.js';
-import { packCodes, packedBytes } from '../quant/pack.js';
-import type { Expected } from './compare.js';
-import type { CaseInputs } from './inputs.js';
+import { decodeFloat16 } from '../../numerics/float16.js';
+import type { Matrix } from '../../numerics/matrix.js';
+import type { GroupedOptions } from '../../quant/grouped.js';
+import { packCodes, packedBytes } from '../../quant/pack.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { tensorOf } from '../case/tensor.js';
+import type { Expected } from '../compare/compare.js';
+import type { CheckContext, ExpectedTensors } from '../operation.js';
+import { quantizeSource } from '../operations/quantize.js';
+import { encodeLayers } from './cross-layer.js';
 import { exactly, type KnownMistake, rerun } from './mistake.js';
 import {
   type PackingOrder,
@@ -19,10 +23,6 @@ import {
   swapBytes,
   unpackMistakenly,
 } from './mistaken-quantizer.js';
-import { encodeLayers } from './mistakes-cross-layer.js';
-import type { CheckContext, ExpectedTensors } from './operation.js';
-import { quantizeSource } from './operations/quantize.js';
-import { tensorOf } from './tensor.js';
 
 function storedOutputs(source: Matrix, format: GroupedOptions, mistakes: QuantizerMistakes): ExpectedTensors {
   const { packed, scales, mins, codes, values } = quantizeMistakenly(source, format, mistakes);

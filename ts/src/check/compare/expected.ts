@@ -4,11 +4,11 @@
  * @module
  */
 
-import { decodeFloat16, fromFloat16Bits } from '../numerics/float16.js';
-import type { Matrix } from '../numerics/matrix.js';
-import { type QuantizedMatrix, unpackMatrix } from '../quant/grouped.js';
+import { decodeFloat16, fromFloat16Bits } from '../../numerics/float16.js';
+import type { Matrix } from '../../numerics/matrix.js';
+import { type QuantizedMatrix, unpackMatrix } from '../../quant/grouped.js';
+import { groupOf, parameterShape, placeOfByte } from '../case/inputs.js';
 import { type CodeView, type Expected, placeOf } from './compare.js';
-import { groupOf, parameterShape, placeOfByte } from './inputs.js';
 import { isNearTie } from './tolerance.js';
 
 /**

@@ -11,8 +11,8 @@
  * @module
  */
 
-import { FormatError } from '../errors.js';
-import { SAFETENSORS_DTYPES } from '../io/safetensors.js';
+import { FormatError } from '../../errors.js';
+import { SAFETENSORS_DTYPES } from '../../io/safetensors.js';
 import { type Dtype, elementCount, type Tensor } from './tensor.js';
 
 const MAGIC = [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59]; // \x93NUMPY

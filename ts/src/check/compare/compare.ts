@@ -2,14 +2,13 @@
  * Compares one tensor of a dump with what the reference computes, element by element.
  *
  * Integers, bytes and stored parameters must be equal. Floats that come out of sums are held to a bound of
- * their own per element (check/tolerance.ts); a bound over the whole tensor would let a few wrong elements
+ * their own per element (tolerance.ts); a bound over the whole tensor would let a few wrong elements
  * through. NaN and infinities must stand where the reference has them: they are never skipped. A number that
  * the dump stores in f16 or bf16 gets the rounding of that type on top, and nothing more.
  *
  * @module
  */
 
-import { findPattern, type Pattern } from './patterns.js';
 import {
   bitsText,
   type Dtype,
@@ -22,7 +21,8 @@ import {
   roundTo,
   type Tensor,
   UNIT_ROUNDOFF,
-} from './tensor.js';
+} from '../case/tensor.js';
+import { findPattern, type Pattern } from './patterns.js';
 
 /** Mismatches that a report lists. */
 const LISTED = 10;

@@ -4,10 +4,10 @@
  * @module
  */
 
-import { fromFloat16Bits, toFloat16Bits } from '../numerics/float16.js';
-import { linearTiled } from '../numerics/linear-tiled.js';
-import { add, type Matrix, matrix, subtract, transpose } from '../numerics/matrix.js';
-import { packCodes } from '../quant/pack.js';
+import { fromFloat16Bits, toFloat16Bits } from '../../numerics/float16.js';
+import { linearTiled } from '../../numerics/linear-tiled.js';
+import { add, type Matrix, matrix, subtract, transpose } from '../../numerics/matrix.js';
+import { packCodes } from '../../quant/pack.js';
 import {
   type ChannelBits,
   dequantizeSymmetric,
@@ -16,14 +16,14 @@ import {
   STEP_FACTORS,
   type SymmetricFormat,
   symmetricGroups,
-} from '../quant/symmetric.js';
-import type { Bits } from '../quant/uniform.js';
-import type { Expected } from './compare.js';
-import type { CaseInputs } from './inputs.js';
+} from '../../quant/symmetric.js';
+import type { Bits } from '../../quant/uniform.js';
+import type { CaseInputs } from '../case/inputs.js';
+import type { Expected } from '../compare/compare.js';
+import type { ExpectedTensors } from '../operation.js';
+import { below, type CalibratedLayers, calibratedLayers } from '../operations/calibrated-layers.js';
+import { channelBitsOf } from '../operations/symmetric.js';
 import { exactly, type KnownMistake, within } from './mistake.js';
-import type { ExpectedTensors } from './operation.js';
-import { below, type CalibratedLayers, calibratedLayers } from './operations/calibrated-layers.js';
-import { channelBitsOf } from './operations/symmetric.js';
 
 const fround = Math.fround;
 

@@ -6,10 +6,10 @@
  * @module
  */
 
-import { ConfigError, FormatError, NumericError, ShapeError } from '../errors.js';
-import { fromFloat16Bits, toFloat16Bits } from '../numerics/float16.js';
-import type { Rotation } from '../numerics/hadamard.js';
-import { type Matrix, matrix } from '../numerics/matrix.js';
+import { ConfigError, FormatError, NumericError, ShapeError } from '../../errors.js';
+import { fromFloat16Bits, toFloat16Bits } from '../../numerics/float16.js';
+import type { Rotation } from '../../numerics/hadamard.js';
+import { type Matrix, matrix } from '../../numerics/matrix.js';
 import {
   forEachGroup,
   GROUPINGS,
@@ -18,9 +18,9 @@ import {
   type Grouping,
   groupedSizes,
   type QuantizedMatrix,
-} from '../quant/grouped.js';
-import { assertBits, type Bits, RANGE_RULES, type RangeRule } from '../quant/uniform.js';
-import { placeOf } from './compare.js';
+} from '../../quant/grouped.js';
+import { assertBits, type Bits, RANGE_RULES, type RangeRule } from '../../quant/uniform.js';
+import { placeOf } from '../compare/compare.js';
 import { elementCount, isFloating, type Numbers, numbersOf, type Tensor } from './tensor.js';
 
 /** One case in memory: an operation, its options, its inputs and (in a dump) the kernel's outputs. */

@@ -5,12 +5,12 @@
  * @module
  */
 
+import { CALIBRATED_MISTAKES } from './calibrated.js';
+import { CROSS_LAYER_MISTAKES } from './cross-layer.js';
 import type { KnownMistake } from './mistake.js';
-import { CALIBRATED_MISTAKES } from './mistakes-calibrated.js';
-import { CROSS_LAYER_MISTAKES } from './mistakes-cross-layer.js';
-import { packingMistakes, QUANTIZER_MISTAKES } from './mistakes-quantizer.js';
-import { ROPE_MISTAKES, ROTATION_MISTAKES } from './mistakes-rotation.js';
-import { WEIGHT_MISTAKES } from './mistakes-weights.js';
+import { packingMistakes, QUANTIZER_MISTAKES } from './quantizer.js';
+import { ROPE_MISTAKES, ROTATION_MISTAKES } from './rotation.js';
+import { WEIGHT_MISTAKES } from './weights.js';
 
 /** Every mistake that a dump is compared with. */
 export const KNOWN_MISTAKES: readonly KnownMistake[] = [

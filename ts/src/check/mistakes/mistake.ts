@@ -4,10 +4,10 @@
  * @module
  */
 
-import type { Expected } from './compare.js';
-import type { CaseInputs } from './inputs.js';
-import type { CheckContext, ExpectedTensors } from './operation.js';
-import { findOperation } from './operations/index.js';
+import type { CaseInputs } from '../case/inputs.js';
+import type { Expected } from '../compare/compare.js';
+import type { CheckContext, ExpectedTensors } from '../operation.js';
+import { findOperation } from '../operations/index.js';
 
 /** One way to make a mistake. */
 export interface Attempt {

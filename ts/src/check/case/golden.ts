@@ -9,9 +9,9 @@
  */
 
 import { unzipSync } from 'fflate';
-import { FormatError } from '../errors.js';
-import { readSafetensors, writeSafetensors } from '../io/safetensors.js';
-import { type ByteSource, type FileFolder, readText } from '../io/source.js';
+import { FormatError } from '../../errors.js';
+import { readSafetensors, writeSafetensors } from '../../io/safetensors.js';
+import { type ByteSource, type FileFolder, readText } from '../../io/source.js';
 import type { CheckCase } from './inputs.js';
 import { readNpy } from './npy.js';
 import type { Tensor } from './tensor.js';

@@ -9,11 +9,11 @@
  * @module
  */
 
-import { type FileWeights, type ReferenceWeights, referenceWeights } from '../model/weights.js';
-import { type Matrix, matrix } from '../numerics/matrix.js';
-import type { WeightTensor } from '../quant/weight-types.js';
-import type { CaseInputs } from './inputs.js';
-import { tensorOf } from './tensor.js';
+import { type FileWeights, type ReferenceWeights, referenceWeights } from '../../model/weights.js';
+import { type Matrix, matrix } from '../../numerics/matrix.js';
+import type { WeightTensor } from '../../quant/weight-types.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { tensorOf } from '../case/tensor.js';
 import { F32_ROUNDOFF } from './tolerance.js';
 
 /** Runs of the reference; a row whose result can move moves in one of them with probability 1 - 2^-8. */

@@ -8,9 +8,9 @@
  * @module
  */
 
-import { FormatError } from '../errors.js';
-import { SAFETENSORS_DTYPES, type SafeTensor, type SafetensorsDtype } from '../io/safetensors.js';
-import { decodeBfloat16, decodeFloat16, fromFloat16Bits, toFloat16Bits } from '../numerics/float16.js';
+import { FormatError } from '../../errors.js';
+import { SAFETENSORS_DTYPES, type SafeTensor, type SafetensorsDtype } from '../../io/safetensors.js';
+import { decodeBfloat16, decodeFloat16, fromFloat16Bits, toFloat16Bits } from '../../numerics/float16.js';
 
 /** Element types of a dump, under the names of safetensors. */
 export type Dtype = SafetensorsDtype;

@@ -12,7 +12,7 @@
  * @module
  */
 
-import { type Matrix, row } from '../numerics/matrix.js';
+import { type Matrix, row } from '../../numerics/matrix.js';
 
 /** Unit roundoff of f32. */
 export const F32_ROUNDOFF = 2 ** -24;

@@ -4,12 +4,12 @@
  * @module
  */
 
-import { type Matrix, matrix, transpose } from '../numerics/matrix.js';
-import { thinSvd } from '../numerics/svd.js';
-import type { CaseInputs } from './inputs.js';
+import { type Matrix, matrix, transpose } from '../../numerics/matrix.js';
+import { thinSvd } from '../../numerics/svd.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { tensorOf } from '../case/tensor.js';
+import type { ExpectedTensors } from '../operation.js';
 import { type KnownMistake, rerun } from './mistake.js';
-import type { ExpectedTensors } from './operation.js';
-import { tensorOf } from './tensor.js';
 
 /** Mistakes in weights, gains and projections. */
 export const WEIGHT_MISTAKES: readonly KnownMistake[] = [

@@ -9,10 +9,15 @@
  * @module
  */
 
-import { fromFloat16Bits } from '../numerics/float16.js';
-import type { Matrix } from '../numerics/matrix.js';
-import { forEachGroup, type GroupedOptions, type QuantizedMatrix, unpackMatrix } from '../quant/grouped.js';
-import { packCodes } from '../quant/pack.js';
+import { fromFloat16Bits } from '../../numerics/float16.js';
+import type { Matrix } from '../../numerics/matrix.js';
+import {
+  forEachGroup,
+  type GroupedOptions,
+  type QuantizedMatrix,
+  unpackMatrix,
+} from '../../quant/grouped.js';
+import { packCodes } from '../../quant/pack.js';
 import {
   type Bits,
   dequantizeGroup,
@@ -20,8 +25,8 @@ import {
   type GroupParameters,
   MSE_RANGE_FACTORS,
   maxCode,
-} from '../quant/uniform.js';
-import { HALF_SUBNORMAL_STEP, UNIT_ROUNDOFF } from './tensor.js';
+} from '../../quant/uniform.js';
+import { HALF_SUBNORMAL_STEP, UNIT_ROUNDOFF } from '../case/tensor.js';
 import { F32_ROUNDOFF, isNearTie } from './tolerance.js';
 
 /** Stored tensors with the decisions of a dump that are as right as the reference's. */

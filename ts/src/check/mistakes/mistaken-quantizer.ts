@@ -7,11 +7,11 @@
  * @module
  */
 
-import { fromFloat16Bits, roundToFloat16, toFloat16Bits } from '../numerics/float16.js';
-import { type Matrix, matrix } from '../numerics/matrix.js';
-import { roundHalfEven } from '../numerics/round.js';
-import type { GroupedOptions, Grouping } from '../quant/grouped.js';
-import { type Bits, MSE_RANGE_FACTORS, type RangeRule } from '../quant/uniform.js';
+import { fromFloat16Bits, roundToFloat16, toFloat16Bits } from '../../numerics/float16.js';
+import { type Matrix, matrix } from '../../numerics/matrix.js';
+import { roundHalfEven } from '../../numerics/round.js';
+import type { GroupedOptions, Grouping } from '../../quant/grouped.js';
+import { type Bits, MSE_RANGE_FACTORS, type RangeRule } from '../../quant/uniform.js';
 
 const fround = Math.fround;
 

@@ -4,15 +4,15 @@
  * @module
  */
 
-import { decodeFloat16 } from '../numerics/float16.js';
-import { linearTiled } from '../numerics/linear-tiled.js';
-import { add, type Matrix, subtract, transpose } from '../numerics/matrix.js';
-import type { Expected } from './compare.js';
-import type { CaseInputs } from './inputs.js';
+import { decodeFloat16 } from '../../numerics/float16.js';
+import { linearTiled } from '../../numerics/linear-tiled.js';
+import { add, type Matrix, subtract, transpose } from '../../numerics/matrix.js';
+import type { CaseInputs } from '../case/inputs.js';
+import type { Expected } from '../compare/compare.js';
+import type { ExpectedTensors } from '../operation.js';
+import { crossLayerInputs, decodeLayers } from '../operations/cross-layer.js';
 import { exactly, type KnownMistake, within } from './mistake.js';
 import { type QuantizerMistakes, quantizeMistakenly } from './mistaken-quantizer.js';
-import type { ExpectedTensors } from './operation.js';
-import { crossLayerInputs, decodeLayers } from './operations/cross-layer.js';
 
 /** What layer i of a mistaken cross-layer encoder takes its difference against, and what it adds to. */
 type Loop = 'closed' | 'open' | 'baseOnly' | 'notUpdated';

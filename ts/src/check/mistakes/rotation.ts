@@ -4,18 +4,18 @@
  * @module
  */
 
-import { applyRope, ropeFrequencies } from '../model/rope.js';
-import { hadamardBlock, rotateRows } from '../numerics/hadamard.js';
-import { linearTiled } from '../numerics/linear-tiled.js';
-import { type Matrix, matrix } from '../numerics/matrix.js';
-import type { Expected } from './compare.js';
-import type { CaseInputs } from './inputs.js';
+import { applyRope, ropeFrequencies } from '../../model/rope.js';
+import { hadamardBlock, rotateRows } from '../../numerics/hadamard.js';
+import { linearTiled } from '../../numerics/linear-tiled.js';
+import { type Matrix, matrix } from '../../numerics/matrix.js';
+import type { CaseInputs } from '../case/inputs.js';
+import { tensorOf } from '../case/tensor.js';
+import type { Expected } from '../compare/compare.js';
+import type { CheckContext, ExpectedTensors } from '../operation.js';
+import { attendOnce } from '../operations/attend.js';
+import { ropeOptions } from '../operations/rope.js';
+import { storedSources } from '../operations/stored-sources.js';
 import { type Attempt, exactly, type KnownMistake, rerun, within } from './mistake.js';
-import type { CheckContext, ExpectedTensors } from './operation.js';
-import { attendOnce } from './operations/attend.js';
-import { ropeOptions } from './operations/rope.js';
-import { storedSources } from './operations/stored-sources.js';
-import { tensorOf } from './tensor.js';
 
 /** Mistakes in the Hadamard rotation. */
 export const ROTATION_MISTAKES: readonly KnownMistake[] = [
