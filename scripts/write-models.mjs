@@ -36,6 +36,7 @@ const CASES = {
   gemma3: ['gemma3'],
   ernie4_5: ['ernie4_5'],
   ministral3: ['ministral3'],
+  hunyuan: ['hunyuan'],
 };
 
 /** Sizes of published models, from their config.json: hidden size, layers, heads, KV heads, channels of a head. */
@@ -55,6 +56,7 @@ const PUBLISHED = {
   'Gemma 3 270M': [640, 18, 4, 1, 256, { window: 512, every: 6 }],
   'Gemma 3 1B': [1152, 26, 4, 1, 256, { window: 512, every: 6 }],
   'ERNIE 4.5 0.3B': [1024, 18, 16, 2, 128],
+  'Hunyuan 0.5B': [1024, 24, 8, 4, 128],
 };
 
 const CONTEXT = 8192;
@@ -132,6 +134,7 @@ function differencesOf(config, family) {
     config.mlpBias && 'biases of the MLP',
     config.qkNorm === 'head' && 'norm of each head of Q and K',
     config.qkNorm === 'width' && 'norm of all of Q and of K',
+    config.qkNorm === 'headAfterRope' && 'norm of each head of Q and K after RoPE',
     config.norms === 'after' && 'norms after attention and MLP instead of before',
     config.norms === 'both' && 'norms after attention and MLP, too',
     config.activation === 'gelu_tanh' && 'GELU',

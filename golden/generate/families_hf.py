@@ -90,6 +90,12 @@ def metadata_of_minicpm(writer: gguf.GGUFWriter) -> None:
     writer.add_logit_scale(32 / 16)
 
 
+def metadata_of_hunyuan(writer: gguf.GGUFWriter) -> None:
+    """llama.cpp's converter states theta after scaling, and that there is none."""
+    writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    writer.add_rope_scaling_factor(1)
+
+
 def window(size: int):
     return lambda writer: writer.add_sliding_window(size)
 
@@ -171,6 +177,16 @@ CASES = {
         MODEL_ARCH.EXAONE4,
         False,
         window(40),
+    ),
+    "hunyuan": (
+        "HunYuanDenseV1Config",
+        {
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 10000.0},
+        },
+        MODEL_ARCH.HUNYUAN_DENSE,
+        False,
+        metadata_of_hunyuan,
     ),
     "ministral3": (
         "Ministral3Config",
@@ -254,7 +270,8 @@ def write_gguf(name: str, tensors: dict[str, np.ndarray], config: dict, path: Pa
     writer.add_vocab_size(VOCAB)
     rope = config["rope_parameters"]
     rope = rope.get("full_attention", rope)
-    writer.add_rope_freq_base(rope["rope_theta"])
+    alpha = rope.get("alpha", 1)  # Hunyuan
+    writer.add_rope_freq_base(rope["rope_theta"] * alpha ** (head_dim / (head_dim - 2)))
     writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1)))
     if more:
         more(writer)

@@ -5,6 +5,7 @@
  */
 
 import { derivedSizes } from '../model/config.js';
+import { normalizesAfterRope } from '../model/qk-norm.js';
 import { recordAttendBegin, recordFinishRows, recordHeadNorm, recordRope } from './calls.js';
 import { type LayerStep, type PassContext, positionsFrom, rowsOf, softmaxOf } from './pass-context.js';
 import { forEachChunk } from './placed-weights.js';
@@ -34,9 +35,10 @@ export function recordLatents({ team, buffers, plan, rows }: PassContext, step: 
 /** Bias and norm of heads: of queries, and of what is stored as keys and values. */
 export function recordHeads(context: PassContext, { weights, plan }: LayerStep): void {
   const { team, buffers } = context;
-  const { bQ, bK, bV, queryNorm, keyNorm } = weights;
+  const { bQ, bK, bV, keyNorm } = weights;
   const { numAttentionHeads } = context.model.config;
   const { kvDim, queryDim } = derivedSizes(context.model.config);
+  const queryNorm = normalizesAfterRope(context.model.config) ? 0 : weights.queryNorm;
   const finishKeys = plan.direct && (bK || bV || keyNorm);
   if (!(bQ || queryNorm || finishKeys)) return;
   forEachChunk(rowsOf(context, buffers.x), (first, count) => {
@@ -69,17 +71,19 @@ export async function replaceKeysAndValues(context: PassContext, { index, plan }
   memory.write(buffers.values, values.data);
 }
 
-/** RoPE of the queries; their running softmaxes are emptied. */
+/** RoPE of the queries, and their norm if it comes after it; their running softmaxes are emptied. */
 export function recordRopes(context: PassContext, step: LayerStep): void {
   const { team, model, buffers } = context;
   const { numAttentionHeads: heads } = model.config;
   const { queryDim } = derivedSizes(model.config);
+  const norm = normalizesAfterRope(model.config) ? step.weights.queryNorm : 0;
   for (const { first, count, position } of context.sequences) {
     for (let done = 0; done < count; done += ROPE_ROWS) {
       const rows = Math.min(ROPE_ROWS, count - done);
       const queries = buffers.queries + (first + done) * queryDim * 4;
       team.task();
       recordRope(team, model.config, queries, rows, heads, positionsFrom(context, step, position + done));
+      if (norm) recordHeadNorm(team, model.config, norm, queries, rows, heads);
       recordAttendBegin(team, softmaxOf(context, first + done), rows * heads);
     }
   }

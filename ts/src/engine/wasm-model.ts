@@ -17,6 +17,7 @@ import type { KeyValueProjection } from '../cache/projection.js';
 import { CacheStateError, ConfigError, DisposedError, KernelError, XQuantError } from '../errors.js';
 import { assertModelConfig, derivedSizes, hasInputNorms, type ModelConfig } from '../model/config.js';
 import type { BatchOptions, LanguageModel } from '../model/language-model.js';
+import { withScoreGains } from '../model/qk-norm.js';
 import { normalizeHeads, normalizeRows } from '../model/rms-norm.js';
 import { layerRope, type Rope } from '../model/rope.js';
 import {
@@ -190,7 +191,9 @@ export class WasmModel implements LanguageModel, CacheHost {
       spawn: runtime.spawnThread,
     });
     try {
-      return new WasmModel(config, weights, compiled, memory, kernels, team, runtime.spawnThread, options);
+      const layers = weights.layers.map((layer) => withScoreGains(layer, config));
+      const applied = { ...weights, layers };
+      return new WasmModel(config, applied, compiled, memory, kernels, team, runtime.spawnThread, options);
     } catch (error) {
       await team.dispose();
       throw error;

@@ -60,8 +60,11 @@ export interface ModelConfig extends RopeConfig {
   readonly outputBias?: boolean;
   /** Biases of the three projections of the MLP. Default false. */
   readonly mlpBias?: boolean;
-  /** RMSNorm of queries and keys before RoPE: of each head (Qwen3), or of all heads together (OLMo 2). Default none. */
-  readonly qkNorm?: 'head' | 'width';
+  /**
+   * RMSNorm of queries and keys: of each head before RoPE (Qwen3), of all heads together before RoPE (OLMo 2), or of each
+   * head after RoPE (Hunyuan; qk-norm.ts). Default none.
+   */
+  readonly qkNorm?: 'head' | 'width' | 'headAfterRope';
   /**
    * Where the norms stand: before attention and MLP (Llama), after them (OLMo 2), or both (Gemma 3). Without a norm
    * before attention the X of the paper is the stream itself. Default before.
@@ -148,6 +151,7 @@ export function assertModelConfig(config: ModelConfig): void {
     throw new ConfigError('rotaryDim', rotaryDim, `an even number from 2 to headDim (${config.headDim})`);
   }
   assertRope(config, rotaryDim);
+  assertQkNorm(config);
   if (!layers) return;
   if (layers.length !== config.numHiddenLayers) {
     throw new ConfigError('layers', layers.length, `one for each of ${config.numHiddenLayers} layers`);
@@ -164,6 +168,14 @@ function assertFactors(config: ModelConfig): void {
     const value = config[name] ?? 1;
     if (!(value > 0 && Number.isFinite(value))) throw new ConfigError(name, value, 'a positive number');
   }
+}
+
+/** QK-norm after RoPE takes the magnitude out again, and is computed as if there had been none. */
+function assertQkNorm({ qkNorm, ropeMagnitude = 1, layers = [] }: ModelConfig): void {
+  if (qkNorm !== 'headAfterRope') return;
+  const magnitudes = layers.map(({ rope }) => (rope && rope !== 'none' && rope.ropeMagnitude) || 1);
+  const other = [ropeMagnitude, ...magnitudes].find((magnitude) => magnitude !== 1);
+  if (other !== undefined) throw new ConfigError('ropeMagnitude', other, '1, with a norm after RoPE');
 }
 
 function assertRope({ ropeTheta, ropeMagnitude = 1, ropeFrequencyDivisors }: RopeConfig, rotaryDim: number) {

@@ -131,7 +131,8 @@ export const LAYER_TENSORS = {
     shape: ({ qkNorm, headDim, queryDim }) => [qkNorm === 'width' ? queryDim : headDim],
     present: qkNorm,
     gguf: 'attn_q_norm.weight',
-    huggingFace: 'self_attn.q_norm.weight',
+    huggingFace: ({ qkNorm }) =>
+      qkNorm === 'headAfterRope' ? 'self_attn.query_layernorm.weight' : 'self_attn.q_norm.weight',
   },
   /** Gain of the norm of keys: of a head, or of all of them. */
   keyNorm: {
@@ -139,7 +140,8 @@ export const LAYER_TENSORS = {
     shape: ({ qkNorm, headDim, kvDim }) => [qkNorm === 'width' ? kvDim : headDim],
     present: qkNorm,
     gguf: 'attn_k_norm.weight',
-    huggingFace: 'self_attn.k_norm.weight',
+    huggingFace: ({ qkNorm }) =>
+      qkNorm === 'headAfterRope' ? 'self_attn.key_layernorm.weight' : 'self_attn.k_norm.weight',
   },
   bO: {
     kind: 'vector',

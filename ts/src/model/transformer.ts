@@ -24,6 +24,7 @@ import { assertModelConfig, derivedSizes, type ModelConfig, slidingWindow } from
 import type { BatchOptions, ForwardOptions, LanguageModel, TappedTensor } from './language-model.js';
 import { mlp } from './mlp.js';
 import { pauseForEvents } from './pause.js';
+import { normalizesAfterRope, withScoreGains } from './qk-norm.js';
 import { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './rms-norm.js';
 import { applyRope, layerRope, type Rope } from './rope.js';
 import { assertBatch, assertCache, assertForwardOptions, assertMode, assertTokens } from './tokens.js';
@@ -49,9 +50,9 @@ export class ReferenceModel implements LanguageModel {
     assertModelConfig(config);
     assertWeightShapes(weights, config);
     this.config = config;
-    this.#weights = weights;
+    this.#weights = { ...weights, layers: weights.layers.map((layer) => withScoreGains(layer, config)) };
     this.#ropes = weights.layers.map((_, layer) => layerRope(config, layer));
-    this.projections = keyValueProjections(config, weights);
+    this.projections = keyValueProjections(config, this.#weights);
     this.factors = new ComputedFactors(this.projections, onFactor);
   }
 
@@ -149,8 +150,11 @@ export class ReferenceModel implements LanguageModel {
     show('x', x);
 
     const position = cache.length;
+    const afterRope = normalizesAfterRope(this.config);
+    const normQueries = (rows: Matrix) =>
+      weights.queryNorm ? normalizeHeads(rows, weights.queryNorm, rmsNormEps) : rows;
     let queries = linearTiled(x, weights.wQ, weights.bQ); // [T, queryDim]
-    if (weights.queryNorm) queries = normalizeHeads(queries, weights.queryNorm, rmsNormEps);
+    if (!afterRope) queries = normQueries(queries);
     show('queries', queries);
 
     // Keys (before RoPE) and values of the whole sequence: [L, kvDim] each.
@@ -162,8 +166,9 @@ export class ReferenceModel implements LanguageModel {
     show('keys', keys);
     show('values', values);
 
+    const rotated = applyRope(queries, position, frequencies, ropeLayout, magnitudes);
     const attended = causalAttentionBlocked(
-      applyRope(queries, position, frequencies, ropeLayout, magnitudes),
+      afterRope ? normQueries(rotated) : rotated,
       applyRope(keys, 0, frequencies, ropeLayout, magnitudes),
       values,
       headDim,

@@ -94,7 +94,7 @@ function render(
   { addGenerationPrompt = true, bosToken, eosToken, variables, now = new Date() }: RenderChatOptions,
 ): string {
   const all = {
-    messages,
+    messages: messages.map(withReasoning),
     add_generation_prompt: addGenerationPrompt,
     bos_token: bosToken,
     eos_token: eosToken,
@@ -103,6 +103,18 @@ function render(
     ...variables,
   };
   return renderTemplate(template, all, { now });
+}
+
+/** Names under which messages carry reasoning; templates read the first, that of gpt-oss the second. */
+const REASONING = ['reasoning_content', 'thinking', 'reasoning'] as const;
+
+/** A message whose reasoning has the names that templates read, as in transformers. */
+function withReasoning(message: ChatMessage | TemplateMessage): ChatMessage | TemplateMessage {
+  const given = message as TemplateMessage;
+  const reasoning = REASONING.map((name) => given[name]).find(
+    (value) => value !== undefined && value !== null,
+  );
+  return reasoning === undefined ? message : { thinking: reasoning, ...given, reasoning_content: reasoning };
 }
 
 /** A conversation that every sound template accepts. */

@@ -23,7 +23,9 @@ import {
   carrierOf,
   type LayerTransform,
 } from '../../cache/calibration.js';
+import { ConfigError } from '../../errors.js';
 import { derivedSizes, type ModelConfig } from '../../model/config.js';
+import { normalizesAfterRope } from '../../model/qk-norm.js';
 import { type Dense, dense, multiply, toDense, transposeDense } from '../../numerics/dense.js';
 import { concatRows, type Matrix } from '../../numerics/matrix.js';
 import type { Distortion } from '../../quant/allocate-bits.js';
@@ -92,8 +94,15 @@ interface KnownLayer {
   readonly metric: MetricRoot;
 }
 
-/** See the module. */
+/**
+ * See the module.
+ *
+ * @throws {ConfigError} for a model that normalizes queries after RoPE, which the metric does not describe
+ */
 export async function calibrateModel(inputs: CalibrationInputs): Promise<CalibrationResult> {
+  const { qkNorm } = inputs.config;
+  if (normalizesAfterRope(inputs.config))
+    throw new ConfigError('qkNorm', qkNorm, 'before RoPE, to calibrate');
   return new Calibrator(inputs).run();
 }
 

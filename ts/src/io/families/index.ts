@@ -8,6 +8,7 @@ import { UnsupportedModelError } from '../../errors.js';
 import { describeValue } from '../../printable.js';
 import type { Family } from './family.js';
 import { GEMMA3 } from './gemma3.js';
+import { HUNYUAN } from './hunyuan.js';
 import { ERNIE45, GRANITE, LLAMA, MINICPM, MINISTRAL3, MISTRAL, SMOLLM3 } from './llama.js';
 import { EXAONE4, OLMO2 } from './olmo2.js';
 import { PHI3 } from './phi3.js';
@@ -28,6 +29,7 @@ export const FAMILIES: readonly Family[] = [
   GEMMA3,
   ERNIE45,
   MINISTRAL3,
+  HUNYUAN,
 ];
 
 /** Names of the families. */
