@@ -186,13 +186,17 @@ export class MemoryError extends XQuantError {
 
 /** A network request or a file read failed. */
 export class LoadError extends XQuantError {
+  /** HTTP status of the answer, if there was one and it is what was wrong. */
+  readonly status: number | undefined;
+
   constructor(
     /** What was being read. */
     readonly path: string,
     reason: string,
-    options?: ErrorOptions,
+    options?: ErrorOptions & { readonly status?: number },
   ) {
     super('LOAD', `${path}: ${reason}`, options);
+    this.status = options?.status;
   }
 }
 

@@ -78,7 +78,7 @@ export {
 // Caches: what can be asked for, and what they hold (XQuant §3).
 
 export { ReferenceCache } from './cache/create.js';
-export { AUTO_CACHE, type ChosenCache, chooseCache } from './cache/default-cache.js';
+export { AUTO_CACHE, type CalibrationFinder, type ChosenCache, chooseCache } from './cache/default-cache.js';
 export { ComputedFactors, type FactorKeeper, type FactorProgress, latentFactors } from './cache/factors.js';
 export type { CalibratedPlan, Calibration } from './cache/calibration.js';
 export {

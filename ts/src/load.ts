@@ -46,7 +46,7 @@ export interface LoadedModel {
  * ```
  */
 export async function loadModel(source: ModelSource, options: LoadModelOptions = {}): Promise<LoadedModel> {
-  const { weights, ...file } = await loadModelFile(source, options);
+  const { weights, ...file } = await loadModelFile(source, { keep: inNode(), ...options });
   // First: a tokenizer that cannot be built must not leave an engine behind.
   const tokenizer = new Tokenizer(file.tokenizer);
   const model = await startModel({ ...file, weights }, options);

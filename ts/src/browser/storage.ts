@@ -12,6 +12,7 @@
  */
 
 import { LoadError, XQuantError } from '../errors.js';
+import { unsignedUrl } from '../io/http-request.js';
 import { messageOf } from '../printable.js';
 
 /** The browser does not keep what it was to keep: the quota is used up, or there is no storage at all. */
@@ -70,17 +71,6 @@ export interface ModelStorage {
   available(): Promise<number | undefined>;
 }
 
-/**
- * The key of a URL: without its signature, which is another one on each visit, and without its fragment.
- */
-export function storageKey(location: string): string {
-  const url = new URL(location);
-  url.hash = '';
-  const signed = [...url.searchParams.keys()].some((name) => /^(x-amz-|signature$|policy$|sig$)/i.test(name));
-  if (signed) url.search = '';
-  return url.href;
-}
-
 /** A `fetch` that keeps what it fetches. */
 export class StoredFetch {
   /** Takes the place of the global `fetch`. */
@@ -114,7 +104,7 @@ export class StoredFetch {
     // Without a range it is a listing, which may change from day to day.
     if (method !== 'GET' || !asked) return this.#send(input, init);
 
-    const key = storageKey(url);
+    const key = unsignedUrl(url);
     const file = await this.#open(key);
     const known = file.info;
     if (known && covers(known, asked)) return answer(file, known, asked, url);

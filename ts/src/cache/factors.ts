@@ -8,6 +8,7 @@ import { ConfigError } from '../errors.js';
 import { concatRows, type Matrix, matrix, transpose } from '../numerics/matrix.js';
 import { thinSvd } from '../numerics/svd.js';
 import { type Calibration, carrierWidth } from './calibration.js';
+import type { CalibrationFinder } from './default-cache.js';
 import { foldGain } from './fold.js';
 import type { KvquantCalibration } from './kvquant-calibration.js';
 import type {
@@ -79,10 +80,12 @@ export interface FactorKeeper {
    * @throws {ConfigError} if there is none; says how to make it
    */
   calibration(path: string): Calibration;
+  /** The calibration that caches use unless they name another, if there is one. */
+  findCalibration(): Calibration | undefined;
 }
 
 /** Factors of a model, each computed when it is first asked for and kept. */
-export class ComputedFactors implements FactorSource {
+export class ComputedFactors implements FactorSource, CalibrationFinder {
   readonly #projections: readonly KeyValueProjection[];
   readonly #known = new Map<string, LatentFactors>();
   readonly #calibrations = new Map<string, Calibrations[keyof Calibrations]>();
@@ -141,6 +144,12 @@ export class ComputedFactors implements FactorSource {
     const found = this.#calibrations.get(calibrationKey(kind, path)) as Calibrations[K] | undefined;
     if (found || kind !== 'calibrated') return found;
     return this.#keeper?.calibration(path) as Calibrations[K] | undefined;
+  }
+
+  /** {@inheritDoc CalibrationFinder.findCalibration} */
+  findCalibration(): Calibration | undefined {
+    const preset = this.#calibrations.get(calibrationKey('calibrated', ''));
+    return (preset as Calibration | undefined) ?? this.#keeper?.findCalibration();
   }
 
   /** Whether a calibration was made for these weights, as far as it says. */

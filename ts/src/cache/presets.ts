@@ -13,7 +13,7 @@ import { nearestName } from '../nearest-name.js';
 import { assertNuqBits } from '../quant/nuq.js';
 import { assertBits } from '../quant/uniform.js';
 import { carrierOf } from './calibration.js';
-import { AUTO_CACHE, chooseCache } from './default-cache.js';
+import { AUTO_CACHE, type CalibrationFinder, chooseCache } from './default-cache.js';
 import {
   CACHE_VARIANTS,
   type CacheModelShape,
@@ -83,10 +83,16 @@ export function parseCacheSpec(text: string): CacheRequest {
  * Fills in every option for a model and checks that they go together.
  *
  * @param request a parsed or hand-written request, the text of one, or `auto`, see `chooseCache`
+ * @param finder where `auto` looks for a calibration; without it the choice is by the shape alone
  * @throws {ConfigError} names the option
+ * @throws {FormatError | LoadError} if `auto` finds a calibration that cannot be used; names it
  */
-export function resolveCacheOptions(request: CacheRequest | string, shape: CacheModelShape): CacheOptions {
-  const chosen = request === AUTO_CACHE ? chooseCache(shape).cache : request;
+export function resolveCacheOptions(
+  request: CacheRequest | string,
+  shape: CacheModelShape,
+  finder?: CalibrationFinder,
+): CacheOptions {
+  const chosen = request === AUTO_CACHE ? chooseCache(shape, finder?.findCalibration()).cache : request;
   const given = typeof chosen === 'string' ? parseCacheSpec(chosen) : chosen;
   if (typeof request !== 'string') assertRequest(request);
   const options = resolveUnchecked(given, shape);

@@ -7,7 +7,7 @@
 import { float16KeyValueBytes } from '../analysis/memory.js';
 import { startModel } from '../backends.js';
 import type { ModelCache } from '../cache/contract.js';
-import { AUTO_CACHE, chooseCache } from '../cache/default-cache.js';
+import { AUTO_CACHE, type ChosenCache, chooseCache } from '../cache/default-cache.js';
 import type { ComputedFactors } from '../cache/factors.js';
 import type { CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
@@ -61,6 +61,7 @@ async function openModel(options: ModelOptions, terminal: Terminal): Promise<Ope
   const { signal } = terminal;
   const file = await withProgress(terminal, 'loading', (update) =>
     loadModelFile(options.model, {
+      keep: options.keep,
       signal,
       onProgress: ({ loadedBytes, totalBytes }) => update(loadedBytes, totalBytes ?? loadedBytes),
     }),
@@ -103,8 +104,12 @@ export function totalsOf({ cache }: Pick<CachedSequence, 'cache'>, model: Langua
 }
 
 /** A cache argument as reports name it: `auto` becomes the cache that it chose. */
-export function namedCache(cache: string, { model }: Pick<OpenedModel, 'model'>): string {
-  return cache === AUTO_CACHE ? chooseCache(model.config).cache : cache;
+export function namedCache(cache: string, opened: Pick<OpenedModel, 'model' | 'factors'>): string {
+  return cache === AUTO_CACHE ? defaultCache(opened).cache : cache;
+}
+
+function defaultCache({ model, factors }: Pick<OpenedModel, 'model' | 'factors'>): ChosenCache {
+  return chooseCache(model.config, factors.findCalibration());
 }
 
 /**
@@ -115,11 +120,11 @@ export function namedCache(cache: string, { model }: Pick<OpenedModel, 'model'>)
 export async function chosenCache(
   cache: string,
   isAsked: boolean,
-  { model }: Pick<OpenedModel, 'model'>,
+  opened: Pick<OpenedModel, 'model' | 'factors'>,
   { stderr }: Terminal,
 ): Promise<string> {
   if (cache !== AUTO_CACHE) return cache;
-  const chosen = chooseCache(model.config);
+  const chosen = defaultCache(opened);
   if (isAsked || stderr.isTTY) await write(stderr, `cache ${chosen.cache}: ${chosen.reason}\n`);
   return chosen.cache;
 }

@@ -42,6 +42,7 @@ import {
   addModelOption,
   type CommonOptions,
   collect,
+  type ModelSourceOptions,
   parseCacheArgument,
   parsePositive,
 } from './options.js';
@@ -59,8 +60,7 @@ const PROBE_TOKENS = 512;
 /** Bits an element that prediction is fitted for: where keys and values are stored, and where X is, which serves both. */
 const FITTED_BITS = { keysAndValues: 2.25, x: 0.85 } as const;
 
-interface CalibrateCommandOptions extends CommonOptions {
-  readonly model: string;
+interface CalibrateCommandOptions extends CommonOptions, ModelSourceOptions {
   readonly text: readonly string[];
   readonly windows: number;
   readonly windowTokens?: number;
@@ -118,6 +118,7 @@ async function runCalibrate(options: CalibrateCommandOptions, terminal: Terminal
   const texts = await Promise.all(options.text.map((path) => readInputText(path, terminal)));
   const file = await withProgress(terminal, 'loading', (update) =>
     loadModelFile(options.model, {
+      keep: options.keep,
       signal: terminal.signal,
       onProgress: ({ loadedBytes, totalBytes }) => update(loadedBytes, totalBytes ?? loadedBytes),
     }),

@@ -6,12 +6,16 @@
 
 import type { Command } from 'commander';
 import { cacheSize, float16KeyValueBytes } from '../analysis/memory.js';
+import type { Calibration, CalibrationSet } from '../cache/calibration.js';
 import { chooseCache } from '../cache/default-cache.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import { ConfigError } from '../errors.js';
 import { CachedSequence, generate } from '../generate.js';
+import { isRemote } from '../io/hub.js';
 import { loadModelFile, readModelHeader } from '../io/load-model.js';
 import type { ModelHeader } from '../io/model-file.js';
+import { mayHaveCalibration, nodeStore } from '../io/node-calibration.js';
+import { isKept } from '../io/node-kept-models.js';
 import { cacheTotals, type MemoryTotals } from '../memory-totals.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { printableName } from '../printable.js';
@@ -20,6 +24,7 @@ import { createCache, withModel } from './backend.js';
 import { describeRatio, formatBytes, formatCount, formatTable } from './format.js';
 import { knownLosses } from './known-losses.js';
 import {
+  addCalibrationOption,
   addCommonOptions,
   addOutputOption,
   addRunOptions,
@@ -50,6 +55,9 @@ const CHOICES = [
   'xquant:2@tuned',
 ];
 
+/** More of them, where there is a calibration. */
+const CALIBRATED_CHOICES = ['xquant-cl:2.25@calibrated', 'xquant-cl:2.25@calibrated?predict=2'];
+
 /** Tokens that a speed is measured over. */
 const MEASURED_TOKENS = 32;
 
@@ -76,6 +84,8 @@ type Info = ReturnType<typeof describeModel> & {
   /** With `--fingerprint`. */
   readonly fingerprint?: string;
   readonly choices: readonly ChoiceInfo[];
+  /** Why the default is the default. */
+  readonly defaultReason: string;
   readonly context: number;
 };
 
@@ -102,6 +112,7 @@ export function addInfoCommand(program: Command, terminal: Terminal): void {
     )
     .option('--measure', 'load the model and measure the speed of each cache');
   addRunOptions(command);
+  addCalibrationOption(command);
   addOutputOption(command);
   addCommonOptions(command, 'print one JSON object');
   command.action((options: InfoCommandOptions) => runInfo(options, terminal));
@@ -109,17 +120,29 @@ export function addInfoCommand(program: Command, terminal: Terminal): void {
 
 async function runInfo(options: InfoCommandOptions, terminal: Terminal): Promise<void> {
   const output = await Output.open(terminal, options.output);
-  const header = await readModelHeader(options.model, { signal: terminal.signal });
+  const header = await readModelHeader(options.model, {
+    keep: options.keep,
+    signal: terminal.signal,
+  });
   const context = options.context ?? header.config.maxPositionEmbeddings;
-  const speeds = options.measure ? await measureSpeeds(options, terminal) : new Map<string, number>();
-  const fingerprint = options.fingerprint
-    ? (await loadModelFile(options.model, { signal: terminal.signal })).fingerprint
-    : undefined;
+  const known = await readKnown(options, terminal);
+  const caches = [...CHOICES, ...calibratedChoices(header.config, known.calibration)];
+  const speeds = options.measure ? await measureSpeeds(caches, options, terminal) : new Map<string, number>();
+  const { cache: chosen, reason } = chooseCache(header.config, known.calibration);
   const info = {
     ...describeModel(header),
-    fingerprint,
+    fingerprint: options.fingerprint ? known.fingerprint : undefined,
     context,
-    choices: choicesFor(header, context, speeds),
+    choices: caches.map(
+      (cache): ChoiceInfo => ({
+        cache,
+        memory: cacheTotals(cache, header.config, context),
+        lossPercent: lossOf(cache, header, known.calibration),
+        tokensPerSecond: speeds.get(cache),
+        isDefault: cache === chosen,
+      }),
+    ),
+    defaultReason: reason,
   };
   if (options.json) {
     await output.json(options.tensors ? { ...info, tensors: header.tensors } : info);
@@ -168,30 +191,54 @@ function describeCache(cache: string, config: ModelConfig): CacheInfo {
   }
 }
 
-/** What the caches worth choosing from take and lose, for this model. */
-function choicesFor(
+/** Perplexity above that of f16 keys and values in percent: from the calibration itself, or measured on this model. */
+function lossOf(
+  cache: string,
   { name, config }: ModelHeader,
-  context: number,
-  speeds: ReadonlyMap<string, number>,
-): ChoiceInfo[] {
-  const losses = knownLosses(name, config)?.percent ?? {};
-  const { cache: chosen } = chooseCache(config);
-  return CHOICES.map((cache) => ({
-    cache,
-    memory: cacheTotals(cache, config, context),
-    lossPercent: cache === 'kv' ? 0 : losses[cache],
-    tokensPerSecond: speeds.get(cache),
-    isDefault: cache === chosen,
-  }));
+  calibration: Calibration | undefined,
+): number | undefined {
+  if (cache === 'kv') return 0;
+  const { form, bits, predict, basis } = resolveCacheOptions(cache, config);
+  if (form === 'calibrated') {
+    const same = (set: CalibrationSet) =>
+      set.predict === predict && set.basis === basis && (set.bits ?? bits) === bits;
+    const own = calibration?.sets.find(same)?.loss?.percent;
+    if (own !== undefined) return own;
+  }
+  return knownLosses(name, config)?.percent[cache];
+}
+
+/** Calibrated caches that a calibration has a set for. */
+function calibratedChoices(config: ModelConfig, calibration: Calibration | undefined): string[] {
+  return CALIBRATED_CHOICES.filter((cache) => {
+    const { predict, basis } = resolveCacheOptions(cache, config);
+    return calibration?.sets.some((set) => set.predict === predict && set.basis === basis);
+  });
+}
+
+/** What only the weights tell: the fingerprint, and by it a calibration. Undefined where nobody needs it. */
+async function readKnown(
+  { model, keep, fingerprint: isAsked, calibration: path }: InfoCommandOptions,
+  { signal }: Terminal,
+): Promise<{ fingerprint?: string; calibration?: Calibration }> {
+  const isHere = !isRemote(model) || (keep && (await isKept(model)));
+  if (!isAsked && path === undefined && !(isHere && mayHaveCalibration(model))) return {};
+  const file = await loadModelFile(model, { keep, signal });
+  const { fingerprint } = file;
+  return { fingerprint, calibration: nodeStore(model, file, path).findCalibration() };
 }
 
 /** Tokens a second of each choice, after a short prompt. */
-async function measureSpeeds(options: InfoCommandOptions, terminal: Terminal): Promise<Map<string, number>> {
+async function measureSpeeds(
+  caches: readonly string[],
+  options: InfoCommandOptions,
+  terminal: Terminal,
+): Promise<Map<string, number>> {
   const speeds = new Map<string, number>();
   await withModel(options, terminal, async (opened) => {
     const { model, tokenizer } = opened;
     const ids = Array.from({ length: MEASURED_TOKENS }, (_, i) => i % model.config.vocabSize);
-    for (const cache of CHOICES) {
+    for (const cache of caches) {
       using own = await createCache(opened, cache, terminal);
       const sequence = new CachedSequence(own);
       const { signal } = terminal;
@@ -203,7 +250,7 @@ async function measureSpeeds(options: InfoCommandOptions, terminal: Terminal): P
   return speeds;
 }
 
-function choiceTable(choices: readonly ChoiceInfo[], context: number): string {
+function choiceTable({ choices, context, defaultReason }: Info): string {
   const isMeasured = choices.some(({ tokensPerSecond }) => tokensPerSecond !== undefined);
   const rows = choices.map(({ cache, memory, lossPercent, tokensPerSecond, isDefault }) => [
     cache,
@@ -214,7 +261,7 @@ function choiceTable(choices: readonly ChoiceInfo[], context: number): string {
     isDefault ? 'default' : '',
   ]);
   const head = ['cache', 'memory in all', 'smaller', 'loss', ...(isMeasured ? ['tokens'] : []), ''];
-  return `Which cache, at ${context} tokens (loss: perplexity above f16 keys and values, docs/results.md)\n\n${formatTable([head, ...rows])}`;
+  return `Which cache, at ${context} tokens (loss: perplexity above f16 keys and values, docs/results.md)\n\n${formatTable([head, ...rows])}default: ${defaultReason}\n`;
 }
 
 function asText(info: Info): string {
@@ -253,7 +300,7 @@ function asText(info: Info): string {
   const refused = rows.filter(([, bytes]) => bytes === '').map(([line]) => `${line}\n`);
   const possible = rows.filter(([, bytes]) => bytes !== '');
   const table = formatTable([['cache', 'bytes/token', 'smaller', 'default form'], ...possible]);
-  return `${text}\n${choiceTable(info.choices, info.context)}\n${table}${refused.join('')}`;
+  return `${text}\n${choiceTable(info)}\n${table}${refused.join('')}`;
 }
 
 function tensorTable({ tensors }: ModelHeader): string {

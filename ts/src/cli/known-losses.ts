@@ -1,6 +1,6 @@
 /**
- * What caches lose on models that were measured: docs/results.md, in numbers that the command line can show. A test holds
- * both equal.
+ * What caches lose on models that were measured, in numbers that the command line can show: those of docs/results.md, and
+ * for calibrated caches those of golden/calibration/README.md. A test holds them equal.
  *
  * @module
  */
@@ -16,6 +16,8 @@ export interface KnownLosses {
   readonly heading: string;
   /** Perplexity above that of f16 keys and values in percent, by cache argument. */
   readonly percent: Readonly<Record<string, number>>;
+  /** The file of golden/ and the key in it that has the losses of calibrated caches by window. */
+  readonly calibrated?: readonly [file: string, key: string];
 }
 
 /** All of them. */
@@ -44,7 +46,10 @@ export const KNOWN_LOSSES: readonly KnownLosses[] = [
       'xquant:2@tuned': 9.39,
       'xquant-cl:3@tuned': 0.01,
       'xquant-cl:2@tuned': 0.61,
+      'xquant-cl:2.25@calibrated': 0.27,
+      'xquant-cl:2.25@calibrated?predict=2': 0.22,
     },
+    calibrated: ['losses.json', 'books-gqa'],
   },
   {
     model: /smollm2.?135m/i,
@@ -57,7 +62,10 @@ export const KNOWN_LOSSES: readonly KnownLosses[] = [
       'xquant:2@tuned': 74.59,
       'xquant-cl:3@tuned': 4.2,
       'xquant-cl:2@tuned': 19.65,
+      'xquant-cl:2.25@calibrated': 0.65,
+      'xquant-cl:2.25@calibrated?predict=2': 0.49,
     },
+    calibrated: ['losses-smollm2-135m.json', 'smollm2-135m/wikitext-2'],
   },
 ];
 

@@ -18,13 +18,13 @@ import {
   addModelOption,
   addOutputOption,
   type CommonOptions,
+  type ModelSourceOptions,
   type OutputOptions,
   parsePositive,
 } from './options.js';
 import { Output, type Terminal } from './terminal.js';
 
-interface MemoryCommandOptions extends CommonOptions, OutputOptions {
-  readonly model: string;
+interface MemoryCommandOptions extends CommonOptions, OutputOptions, ModelSourceOptions {
   readonly shape?: string;
   readonly context?: number;
   readonly cache: readonly string[];
@@ -79,12 +79,12 @@ function memoryRow(given: string, shape: MemoryShape, context: number) {
 
 /** A named shape, also if it was given as `--model`, or the sizes of a model file. */
 async function findShape(
-  { model, shape }: MemoryCommandOptions,
+  { model, keep, shape }: MemoryCommandOptions,
   { signal }: Terminal,
 ): Promise<{ name: string; shape: MemoryShape }> {
   const name = shape ?? (Object.hasOwn(NAMED_SHAPES, model) ? model : undefined);
   if (name !== undefined) return { name, shape: usage(() => namedShape(name)) };
-  const header = await readModelHeader(model, { signal });
+  const header = await readModelHeader(model, { keep, signal });
   return { name: header.name, shape: header.config };
 }
 

@@ -32,9 +32,14 @@ export interface OutputOptions {
   readonly output?: string;
 }
 
-/** Of commands that run a model. */
-export interface ModelOptions extends CommonOptions {
+/** Of commands that read a model. */
+export interface ModelSourceOptions {
   readonly model: string;
+  readonly keep: boolean;
+}
+
+/** Of commands that run a model. */
+export interface ModelOptions extends CommonOptions, ModelSourceOptions {
   readonly backend: BackendName;
   readonly threads?: number;
   readonly kernel?: KernelChoice;
@@ -76,11 +81,13 @@ export function addOutputOption(command: Command): Command {
 
 /** Adds `--model`. */
 export function addModelOption(command: Command): Command {
-  return command.option(
-    '-m, --model <model>',
-    'books-mha or books-gqa (in a clone), a .gguf file, a Hugging Face folder, a URL, or hf:owner/repo[/file]',
-    DEFAULT_MODEL,
-  );
+  return command
+    .option(
+      '-m, --model <model>',
+      'books-mha or books-gqa (in a clone), a .gguf file, a Hugging Face folder, a URL, or hf:owner/repo[/file]',
+      DEFAULT_MODEL,
+    )
+    .option('--no-keep', 'do not keep a model from a URL or the hub on disk (see "xquant models")');
 }
 
 /** Adds how the engine runs. */

@@ -12,6 +12,7 @@ import { EXIT, exitCodeOf, formatError, Interruption } from './errors.js';
 import { addGenerateCommand } from './generate.js';
 import { addInfoCommand } from './info.js';
 import { addMemoryCommand } from './memory.js';
+import { addModelsCommand } from './models.js';
 import { addPerplexityCommand } from './perplexity.js';
 import { addReproduceCommand } from './reproduce.js';
 import { addServeCommand } from './serve.js';
@@ -48,6 +49,7 @@ export function createProgram(terminal: Terminal): Command {
   addCalibrateCommand(program, terminal);
   addSvdCommand(program, terminal);
   addInfoCommand(program, terminal);
+  addModelsCommand(program, terminal);
   addCheckCommand(program, terminal);
   addVectorsCommand(program, terminal);
   return program;

@@ -10,6 +10,7 @@ import { WasmModel } from '../engine/wasm-model.js';
 import { readCalibration } from '../io/kvquant-calibration.js';
 import { loadModelFile } from '../io/load-model.js';
 import { nodeStore } from '../io/node-calibration.js';
+import { isKept } from '../io/node-kept-models.js';
 import { ModelEvaluator, type WindowTask } from '../reproduce/evaluator.js';
 import { KvquantSimulation } from '../reproduce/kvquant-simulation.js';
 import { presetOwnCalibration } from './backend.js';
@@ -18,7 +19,7 @@ import type { WindowThreadMessage, WindowThreadSetup } from './window-threads.js
 const { model: name, engine, factors, calibration } = workerData as WindowThreadSetup;
 
 async function start(): Promise<ModelEvaluator> {
-  const { config, weights, fingerprint } = await loadModelFile(name);
+  const { config, weights, fingerprint } = await loadModelFile(name, { keep: await isKept(name) });
   const model = await WasmModel.load(config, weights, engine);
   model.factors.useKeeper(nodeStore(name, { config, fingerprint }));
   for (const each of factors) model.factors.preset(each.layer, each.matrix, each.factors);

@@ -224,7 +224,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   }
 
   createCache(request: CacheRequest | string): WasmCache {
-    const options = resolveCacheOptions(request, this.config);
+    const options = resolveCacheOptions(request, this.config, this.factors);
     const plan = this.#plan(options);
     this.factors.keepComputed();
     return new WasmCache(this, plan);

@@ -89,17 +89,24 @@ export class ModelStore implements FactorKeeper {
    * @throws {LoadError | FormatError} if the file cannot be read, or is of another model or version; names it
    */
   calibration(path: string): Calibration {
-    const wanted = path || this.#calibration;
-    let found = this.#calibrations.get(wanted);
-    if (!found) {
-      const file = wanted === '' ? this.#places.find('calibration') : this.#places.open(wanted);
-      if (!file) {
-        const make = `xquant calibrate --model ${this.#model} --text FILE`;
-        throw new ConfigError('calibration', 'none', `made once for this model, by: ${make}`);
-      }
-      found = openCalibrationFile(file, this.#owner);
-      this.#calibrations.set(wanted, found);
-    }
+    const found = this.#find(path || this.#calibration);
+    if (found) return found;
+    const make = `xquant calibrate --model ${this.#model} --text FILE`;
+    throw new ConfigError('calibration', 'none', `made once for this model, by: ${make}`);
+  }
+
+  findCalibration(): Calibration | undefined {
+    return this.#find(this.#calibration);
+  }
+
+  /** @param wanted a file that somebody named, or empty */
+  #find(wanted: string): Calibration | undefined {
+    const known = this.#calibrations.get(wanted);
+    if (known) return known;
+    const file = wanted === '' ? this.#places.find('calibration') : this.#places.open(wanted);
+    if (!file) return undefined;
+    const found = openCalibrationFile(file, this.#owner);
+    this.#calibrations.set(wanted, found);
     return found;
   }
 

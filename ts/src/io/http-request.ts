@@ -148,6 +148,18 @@ export function shownUrl(url: string): string {
 }
 
 /**
+ * A URL as the name of a file that is kept: without its signature, which is another one on each visit, and without its
+ * fragment.
+ */
+export function unsignedUrl(location: string): string {
+  const url = new URL(location);
+  url.hash = '';
+  const signed = [...url.searchParams.keys()].some((name) => /^(x-amz-|signature$|policy$|sig$)/i.test(name));
+  if (signed) url.search = '';
+  return url.href;
+}
+
+/**
  * Text without the values of secret headers and their parts, which a runtime or a server may repeat in a message.
  *
  * @param secrets for instance `Bearer hf_...`

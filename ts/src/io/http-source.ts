@@ -48,7 +48,7 @@ export interface HttpSourceOptions extends SourceOptions {
  */
 export async function httpSource(url: string, options: HttpSourceOptions = {}): Promise<ByteSource> {
   const source = await tryHttpSource(url, options);
-  if (!source) throw new LoadError(shownUrl(url), 'HTTP status 404 (Not Found)');
+  if (!source) throw new LoadError(shownUrl(url), 'HTTP status 404 (Not Found)', { status: 404 });
   return source;
 }
 
@@ -81,9 +81,9 @@ export async function tryHttpSource(
     await response.body?.cancel();
     const whole = await request(url, options, {});
     if (!whole.ok) throw await statusError(url, whole);
-    return memorySource(await readBody(url, whole, options), name);
+    return { ...memorySource(await readBody(url, whole, options), name), version: tag(versionOf(whole)) };
   }
-  return memorySource(await readBody(url, response, options), name);
+  return { ...memorySource(await readBody(url, response, options), name), version: tag(versionOf(response)) };
 }
 
 /** The files below a URL that ends in `/`; they cannot be listed. */
@@ -106,6 +106,7 @@ function rangedSource(url: string, size: number, version: Version, options: Http
   return {
     name,
     size,
+    version: tag(version),
     async read(offset, length) {
       assertInside(name, size, offset, length);
       const target = allocate(name, length);
@@ -183,6 +184,11 @@ interface Version {
   readonly condition: string | undefined;
 }
 
+/** One text that tells versions apart. */
+function tag({ etag, modified }: Version): string | undefined {
+  return etag ?? modified;
+}
+
 function versionOf({ headers }: Response): Version {
   const etag = headers.get('etag') ?? undefined;
   const modified = headers.get('last-modified') ?? undefined;
@@ -249,7 +255,8 @@ async function readBody(url: string, response: Response, options: HttpSourceOpti
 async function statusError(url: string, response: Response): Promise<LoadError> {
   await response.body?.cancel();
   const text = response.statusText ? ` (${response.statusText})` : '';
-  return new LoadError(shownUrl(url), `HTTP status ${response.status}${text}`);
+  const { status } = response;
+  return new LoadError(shownUrl(url), `HTTP status ${status}${text}`, { status });
 }
 
 /** `Content-Range: bytes 0-99/12345`; the end is that of the last byte. */

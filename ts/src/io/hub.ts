@@ -43,6 +43,11 @@ export function isHubReference(source: string): boolean {
   return source.startsWith(SCHEME);
 }
 
+/** Whether a source is a URL or names something on the hub. */
+export function isRemote(source: string): boolean {
+  return isHubReference(source) || /^https?:\/\//i.test(source);
+}
+
 /**
  * Parses `hf:owner/repo[/file][@revision]`.
  *
@@ -82,7 +87,8 @@ export function hubFolder(reference: HubReference, options: HubOptions): FileFol
       // The token is for the hub, not for the file host that it may send us to.
       const atHub = new URL(info.url).origin === new URL(hubUrl).origin;
       const headers = accessToken && atHub ? { Authorization: `Bearer ${accessToken}` } : undefined;
-      return httpSource(info.url, { ...options, headers });
+      // The hub's tag of a large file is its SHA-256; that of the file host may be anything.
+      return { ...(await httpSource(info.url, { ...options, headers })), version: info.etag };
     },
   };
 }
@@ -140,7 +146,8 @@ async function attempt<T>(action: () => Promise<T>, name: string, options: HubOp
     if (!(cause instanceof HubStatusError)) throw new LoadError(name, said, secret ? undefined : { cause });
     const denied = cause.status === 401 || cause.status === 403;
     const hint = denied ? ' (is an access token needed, or a licence to be accepted?)' : '';
-    throw new LoadError(name, `HTTP status ${cause.status}${said}${hint}`, secret ? undefined : { cause });
+    const { status } = cause;
+    throw new LoadError(name, `HTTP status ${status}${said}${hint}`, secret ? { status } : { cause, status });
   }
 }
 

@@ -9,9 +9,10 @@ import { inNode } from '../platform.js';
 import { openGguf } from './gguf.js';
 import { arePartsOfOne, type Siblings } from './gguf-split.js';
 import { httpFolder, httpSource } from './http-source.js';
-import { hubFolder, isHubReference, parseHubReference } from './hub.js';
+import { hubFolder, isHubReference, isRemote, parseHubReference } from './hub.js';
 import { CONFIG_FILE, openHuggingFace } from './hugging-face.js';
 import type { ModelFile, ModelHeader } from './model-file.js';
+import type { ModelKeeper } from './node-kept-models.js';
 import { loadWeights, type OpenModel } from './open-model.js';
 import { type LoadProgress, ProgressCounter } from './progress.js';
 import {
@@ -57,6 +58,11 @@ export interface LoadOptions {
   readonly hubUrl?: string;
   /** For private and gated models of the hub; in Node the default is `HF_TOKEN`. */
   readonly accessToken?: string;
+  /**
+   * Node only: keep what comes from a URL or the hub on disk, in `$XDG_CACHE_HOME/xquant/models`, where the next load
+   * finds it, and needs no network. Default false; true for `loadModel` and the command line.
+   */
+  readonly keep?: boolean;
 }
 
 /**
@@ -76,22 +82,50 @@ export interface LoadOptions {
  */
 export async function loadModelFile(source: ModelSource, options: LoadOptions = {}): Promise<ModelFile> {
   const progress = new ProgressCounter(options.onProgress);
-  return withModel(source, options, progress, async (model) => {
+  const keeper = await keeperFor(source, options, progress);
+  if (keeper) {
+    // A model that does not run is refused by its header, before it is downloaded.
+    const check = async ({ header }: OpenModel) => progress.expect(header.byteLength);
+    if (!keeper.isComplete) await withModel(source, options, progress, check, keeper);
+    keeper.downloads = true;
+  }
+  const use = async (model: OpenModel) => {
     progress.expect(model.header.byteLength);
     const file = await loadWeights(model);
+    await keeper?.finish();
     progress.finish();
     return file;
-  });
+  };
+  return withModel(source, options, progress, use, keeper);
 }
 
 /**
  * Reads what a model says about itself, and not its weights: of a remote file only the header is fetched, if the
- * server gives ranges.
+ * server gives ranges. With `keep` it is read from disk where it is there, and nothing is downloaded to be kept.
  *
  * @throws as {@link loadModelFile}
  */
 export async function readModelHeader(source: ModelSource, options: LoadOptions = {}): Promise<ModelHeader> {
-  return withModel(source, options, new ProgressCounter(options.onProgress), async (model) => model.header);
+  const progress = new ProgressCounter(options.onProgress);
+  const keeper = await keeperFor(source, options, progress);
+  return withModel(source, options, progress, async (model) => model.header, keeper);
+}
+
+/** What keeps a model on disk; nothing for one that is here already. */
+async function keeperFor(
+  source: ModelSource,
+  { keep, signal }: LoadOptions,
+  progress: ProgressCounter,
+): Promise<ModelKeeper | undefined> {
+  const location = source instanceof URL ? source.href : source;
+  if (!keep || typeof location !== 'string' || !isRemote(location)) return undefined;
+  if (!inNode()) throw new ConfigError('keep', keep, 'false: there is no disk; a page has "storage"');
+  const { ModelKeeper } = await import('./node-kept-models.js');
+  return ModelKeeper.open(location, { signal, onBytes: (count) => progress.add(count) });
+}
+
+function kept(folder: FileFolder, keeper: ModelKeeper | undefined): FileFolder {
+  return keeper ? keeper.wrap(folder) : folder;
 }
 
 /** Opens a model, uses it, and closes its files whatever happens. */
@@ -100,11 +134,12 @@ async function withModel<T>(
   options: LoadOptions,
   progress: ProgressCounter,
   use: (model: OpenModel) => Promise<T>,
+  keeper?: ModelKeeper,
 ): Promise<T> {
   options.signal?.throwIfAborted();
   const opened: ByteSource[] = [];
   try {
-    return await use(await openModel(source, options, progress, opened));
+    return await use(await openModel(source, options, progress, opened, keeper));
   } finally {
     await Promise.all(opened.map((each) => each.close()));
   }
@@ -115,6 +150,7 @@ async function openModel(
   options: LoadOptions,
   progress: ProgressCounter,
   opened: ByteSource[],
+  keeper?: ModelKeeper,
 ): Promise<OpenModel> {
   const { signal, fetch, headers } = options;
   const common: SourceOptions = { signal, fetch, headers, onBytes: (count) => progress.add(count) };
@@ -146,16 +182,21 @@ async function openModel(
     const environment = inNode() ? (await import('./node-models.js')).hubEnvironment() : {};
     const { hubUrl = environment.hubUrl, accessToken = environment.accessToken } = options;
     // Headers are meant for the user's own server; the hub gets its token.
-    const folder = hubFolder(reference, { ...common, headers: undefined, hubUrl, accessToken });
+    const folder = kept(hubFolder(reference, { ...common, headers: undefined, hubUrl, accessToken }), keeper);
     if (!reference.file) return openFolder(folder, file, opened);
     return openNamed(folder, reference.file, file);
   }
-  if (/^https?:\/\//i.test(location)) {
+  if (isRemote(location)) {
+    if (location.endsWith('/')) return openFolder(kept(httpFolder(location, common), keeper), file, opened);
+    const name = decodeURIComponent(new URL(location).pathname.split('/').pop() ?? '') || 'model';
     const http = { ...common, onSize: (size: number) => progress.expect(size) };
-    if (location.endsWith('/')) return openFolder(httpFolder(location, common), file, opened);
-    const name = decodeURIComponent(new URL(location).pathname.split('/').pop() ?? '');
-    const open = (sibling: string) => httpFolder(new URL('.', location).href, common).open(sibling);
-    return file(await httpSource(location, http), { name, open });
+    const beside = httpFolder(new URL('.', location).href, common);
+    // The file itself is asked for by its whole URL, which may have a query.
+    const open = (each: string) => (each === name ? httpSource(location, http) : beside.open(each));
+    const folder = kept({ ...beside, open }, keeper);
+    const source = await folder.open(name);
+    if (!source) throw new LoadError(folder.name, `there is no ${name}`);
+    return file(source, { name, open: folder.open });
   }
   return openPath(location, common, file, opened);
 }

@@ -11,18 +11,18 @@ import {
   constants,
   existsSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { ModelConfig } from '../model/config.js';
 import { ModelStore, type StoredKind, type StorePlaces, storedName } from './calibration-store.js';
 import { type CalibrationFile, readCalibration } from './kvquant-calibration.js';
 import { EMBEDDED_MODELS } from './load-model.js';
-import { reasonOf, syncFile, toPath } from './node-file.js';
+import { cacheFolder, reasonOf, syncFile, toPath } from './node-file.js';
 import { embeddedModelPath } from './node-models.js';
 import type { SyncFile } from './safetensors.js';
 import type { FactorOwner } from './svd-factors.js';
@@ -99,10 +99,14 @@ export function nodeStore(
   return new ModelStore(new NodePlaces(model, fingerprint), { config, fingerprint }, model, calibration);
 }
 
-/** `$XDG_CACHE_HOME/xquant`, or `~/.cache/xquant`. */
-function cacheFolder(): string {
-  const { XDG_CACHE_HOME: root } = process.env;
-  return join(root ? root : join(homedir(), '.cache'), 'xquant');
+/**
+ * Whether reading the weights of a model can tell that there is a calibration of it: a calibration in the cache folder is
+ * known by the fingerprint alone.
+ */
+export function mayHaveCalibration(model: string): boolean {
+  if (besideModel(model, 'calibration').some((path) => existsSync(path))) return true;
+  const kept = existsSync(cacheFolder()) ? readdirSync(cacheFolder()) : [];
+  return kept.some((name) => name.endsWith(storedName('', 'calibration')));
 }
 
 /** Paths that belong to a model alone; none for one that is on no disk. */

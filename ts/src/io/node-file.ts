@@ -6,6 +6,7 @@
 
 import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import { type FileHandle, open, readdir, stat } from 'node:fs/promises';
+import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { LoadError } from '../errors.js';
@@ -147,6 +148,12 @@ function handleSource(path: string, size: number, handle: FileHandle, options: S
     },
     close: () => handle.close(),
   };
+}
+
+/** Where files of this package are kept for the user: `$XDG_CACHE_HOME/xquant`, or `~/.cache/xquant`. */
+export function cacheFolder(): string {
+  const { XDG_CACHE_HOME: root } = process.env;
+  return join(root ? root : join(homedir(), '.cache'), 'xquant');
 }
 
 const REASONS: Readonly<Record<string, string>> = {

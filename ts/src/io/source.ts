@@ -14,6 +14,8 @@ export interface ByteSource {
   readonly name: string;
   /** Bytes. */
   readonly size: number;
+  /** Changes with the contents, if a server says so: its ETag or the date of the last change. */
+  readonly version?: string;
   /**
    * Reads `length` bytes from `offset`.
    *

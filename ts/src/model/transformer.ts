@@ -58,7 +58,7 @@ export class ReferenceModel implements LanguageModel {
 
   createCache(request: CacheRequest | string): ReferenceCache {
     const cache = new ReferenceCache(
-      resolveCacheOptions(request, this.config),
+      resolveCacheOptions(request, this.config, this.factors),
       this.projections,
       this.factors,
     );

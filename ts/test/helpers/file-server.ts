@@ -5,6 +5,7 @@
  * @module
  */
 
+import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
@@ -18,6 +19,8 @@ export interface ServerBehaviour {
   breaks: number;
   /** Whether it says how long an answer is when it has no ranges. */
   contentLength: boolean;
+  /** Whether it tags files with their SHA-256, as the hub does with large ones. */
+  hashes: boolean;
   /** Required as `Authorization`, if set. */
   token?: string;
 }
@@ -67,7 +70,13 @@ export function serveHub(content: HubContent): Promise<FileServer> {
 async function start(
   find: (path: string, response: ServerResponse) => Uint8Array | undefined,
 ): Promise<FileServer> {
-  const behaviour: ServerBehaviour = { ranges: true, unavailable: 0, breaks: 0, contentLength: true };
+  const behaviour: ServerBehaviour = {
+    ranges: true,
+    unavailable: 0,
+    breaks: 0,
+    contentLength: true,
+    hashes: false,
+  };
   const requests: FileServer['requests'] = [];
   const server: Server = createServer((request, response) => {
     const entry = { line: `${request.method} ${request.url}`, range: request.headers.range, bytes: 0 };
@@ -104,6 +113,7 @@ function answer(
     response.end();
     return;
   }
+  if (behaviour.hashes) response.setHeader('ETag', `"${createHash('sha256').update(bytes).digest('hex')}"`);
   const body = range ? bytes.subarray(from, Number(range[2]) + 1) : bytes;
   if (range) {
     response.statusCode = 206;

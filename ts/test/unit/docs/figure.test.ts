@@ -7,10 +7,10 @@ const root = new URL('../../../../', import.meta.url).pathname;
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
 
 describe('the first screen', () => {
-  it.skipIf(!existsSync(join(root, 'dist/index.js')))('has the figure that the numbers give', () => {
+  it.skipIf(!existsSync(join(root, 'dist/index.js')))('has the figures that their scripts draw', () => {
     const { status, stderr } = spawnSync(
       process.execPath,
-      [join(root, 'scripts/write-figure.mjs'), '--check'],
+      [join(root, 'scripts/write-figures.mjs'), '--check'],
       {
         encoding: 'utf8',
       },

@@ -11,7 +11,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { ConfigError, FormatError, LoadError } from '../../../src/errors.js';
-import { openCalibrationFile } from '../../../src/io/calibration-file.js';
+import {
+  openCalibrationFile,
+  readCalibrationFile,
+  writeCalibrationFile,
+} from '../../../src/io/calibration-file.js';
 import { loadModelFile } from '../../../src/io/load-model.js';
 import { NodePlaces, nodeStore } from '../../../src/io/node-calibration.js';
 import { syncFile } from '../../../src/io/node-file.js';
@@ -163,6 +167,60 @@ describe('a calibration', () => {
     for (const { decode } of sets[0].layers) expect(decode.float16.length).toBe(64 * 64);
     for (const { decode } of sets[0].layers) expect(decode.float16.length).toBe(64 * 64);
     expect(bytes - opened).toBe(2 * size);
+  });
+});
+
+describe('the default cache', () => {
+  const beside = () => `${path('tiny.gguf')}.xquant-calibration.safetensors`;
+
+  it.each(['wasm', 'reference'] as const)(
+    'is calibrated where a calibration is at hand (%s)',
+    async (backend) => {
+      const threads = backend === 'wasm' ? { threads: 1 } : {};
+      const variantOf = async (options: { calibration?: string } = {}) => {
+        const { model } = await loadModel(path('tiny.gguf'), { backend, ...threads, ...options });
+        const { form, bits } = model.createCache('auto').options;
+        await model.dispose();
+        return `${form} ${bits}`;
+      };
+      expect(await variantOf()).toBe('latent 4');
+      expect(await variantOf({ calibration: path('made') })).toBe('calibrated 2.25');
+      writeFileSync(beside(), made);
+      expect(await variantOf()).toBe('calibrated 2.25');
+    },
+  );
+
+  it('is never chosen by a calibration that cannot be read, or is of another model', async () => {
+    writeFileSync(`${path('other.gguf')}.xquant-calibration.safetensors`, made);
+    const { model } = await loadModel(path('other.gguf'), { backend: 'reference' });
+    expect(() => model.createCache('auto')).toThrow(/other\.gguf\.xquant-calibration.*belongs to model/s);
+    expect(model.createCache('xquant:4').length).toBe(0);
+  });
+
+  it('and why it was chosen is said in a line by the commands', async () => {
+    const generate = ['generate', 'a', '-m', path('tiny.gguf'), '-n', '2', '-c', 'auto', '--threads', '1'];
+    const by = (cause: string) => new RegExp(`^cache \\S+: ${cause}.*\\n$`);
+    expect((await runInProcess(generate)).stderr).toMatch(by('grouped-query attention'));
+    writeFileSync(beside(), made);
+    const { code, stderr } = await runInProcess(generate);
+    expect(code).toBe(0);
+    expect(stderr).toBe('cache xquant-cl:2.25@calibrated: a calibration is at hand, made on text.txt\n');
+  });
+
+  it('is marked in the table of "info", with its loss where the calibration knows it', async () => {
+    const info = ['info', '-m', path('tiny.gguf')];
+    expect((await runInProcess(info)).stdout).not.toContain('@calibrated');
+    const owned = await owner('tiny.gguf');
+    const calibration = readCalibrationFile(made, 'made', owned);
+    const loss = { text: 'a novel', percent: 1.234, standardError: 0.1 };
+    const sets = calibration.sets.map((set) => (set.predict === 1 ? { ...set, loss } : set));
+    writeFileSync(beside(), writeCalibrationFile({ ...calibration, sets }, owned.fingerprint));
+    const { stdout } = await runInProcess(info);
+    expect(stdout).toMatch(/^xquant-cl:2\.25@calibrated +\S+ \S+ .* 1\.23 % +default$/m);
+    expect(stdout).toMatch(/^xquant-cl:2\.25@calibrated\?predict=2 .* not measured$/m);
+    expect(stdout).toMatch(
+      /^default: a calibration .*text\.txt; it loses 1\.23 % of perplexity on a novel$/m,
+    );
   });
 });
 
