@@ -4,8 +4,7 @@
  *
  * At load the rows are repacked, without loss, into panels of eight outputs, so that lanes are outputs
  * (tile.ts). A panel is one run of blocks, each of 32 columns with its parameters behind its codes, so that a
- * product reads memory from front to back and nowhere else: a processor reads ahead of one such stream, and
- * measurably less well of two (docs/benchmarks.md). In the K formats eight blocks follow a head.
+ * product reads a panel from front to back and nowhere else. In the K formats eight blocks follow a head.
  *
  *     Q8_0    i8 code [16, 8, 2]            f16 scale [8]
  *     Q4_0    u4 code [8 chunks, 8, 2]      f16 scale [8]
@@ -144,34 +143,29 @@ function sum16(x: usize): v128 {
   return i32x4.add(two, i32x4.shuffle(two, two, 1, 0, 3, 2));
 }
 
-/** One row times one panel, straight from the packed codes. */
+/**
+ * One row times some blocks of one panel, straight from the packed codes.
+ *
+ * @param w the first of the blocks, in the panel
+ * @param head of their super-block
+ * @param x, scales, offsets the row from the same block on
+ * @param sums f32 [8], the sums of the blocks before; overwritten
+ */
 // @ts-ignore: decorator
 @inline
-function rowTimesPanel(
+function rowTimesBlocks(
   kind: i32,
-  panel: usize,
-  columns: i32,
+  w: usize,
+  head: usize,
+  blocks: i32,
   x: usize,
   scales: usize,
   offsets: usize,
-  out: usize,
-  valid: i32,
+  sums: usize,
 ): void {
-  const stop = panel + panelBytes(kind, columns);
-  let f0 = f32x4.splat(0);
-  let f1 = f0;
-  let w = panel;
-  let head = w;
-  let left = 0; // blocks of the super-block
-  while (w < stop) {
-    if (hasSuperBlocks(kind)) {
-      if (left == 0) {
-        head = w;
-        w += headBytes(kind);
-        left = 8;
-      }
-      left--;
-    }
+  let f0 = v128.load(sums);
+  let f1 = v128.load(sums, 16);
+  for (const stop = w + (blocks as usize) * blockBytes(kind); w < stop; ) {
     let i0 = i32x4.splat(0);
     let i1 = i0;
     let m0 = i0; // activations times minimums, Q2_K
@@ -273,14 +267,65 @@ function rowTimesPanel(
     }
     w += blockBytes(kind) - codeBytes(kind);
   }
-  if (valid == PANEL) {
-    v128.store(out, f0);
-    v128.store(out, f1, 16);
-  } else {
-    for (let j = 0; j < valid; j++) {
-      store<f32>(out + ((j as usize) << 2), f32x4.extract_lane(f0, 0));
-      f0 = i32x4.shuffle(f0, f1, 1, 2, 3, 4);
-      f1 = i32x4.shuffle(f1, f1, 1, 2, 3, 3);
+  v128.store(sums, f0);
+  v128.store(sums, f1, 16);
+}
+
+/** Panels that a row walks together. */
+const STREAMS = 4;
+
+/** Blocks of one panel before it is the next one's turn: 128 columns, half a super-block. */
+const TURN = 4;
+
+/**
+ * One row times the panels of `outputs` outputs. Four panels far apart are read in turn, 128 columns of each: one core
+ * has more reads from memory under way on several streams than on one. Every sum takes its columns in order, whatever
+ * is read between them.
+ *
+ * @param sums scratch of f32 [4, 8]
+ */
+// @ts-ignore: decorator
+@inline
+function rowTimesPanels(
+  kind: i32,
+  panels: usize,
+  outputs: i32,
+  columns: i32,
+  x: usize,
+  scales: usize,
+  offsets: usize,
+  out: usize,
+  sums: usize,
+): void {
+  const bytes = panelBytes(kind, columns);
+  const blocks = columns >> 5;
+  const count = (outputs + 7) >> 3;
+  const apart = (count + STREAMS - 1) / STREAMS;
+  for (let i = 0; i < apart; i++) {
+    memory.fill(sums, 0, STREAMS * 32);
+    for (let b = 0; b < blocks; b += TURN) {
+      const turn = min(TURN, blocks - b);
+      for (let s = 0; s < STREAMS; s++) {
+        const p = i + s * apart;
+        if (p >= count) break;
+        const panel = panels + (p as usize) * bytes;
+        rowTimesBlocks(
+          kind,
+          blockAt(kind, panel, b),
+          headAt(kind, panel, b),
+          turn,
+          x + ((b as usize) << 6),
+          scales + ((b as usize) << 2),
+          offsets + ((b as usize) << 2),
+          sums + ((s as usize) << 5),
+        );
+      }
+    }
+    for (let s = 0; s < STREAMS; s++) {
+      const p = i + s * apart;
+      if (p >= count) break;
+      const valid = min(PANEL, outputs - (p << 3));
+      memory.copy(out + ((p as usize) << 5), sums + ((s as usize) << 5), (valid as usize) << 2);
     }
   }
 }
@@ -362,36 +407,39 @@ function matmulBlocks(
   const stride = (outStride as usize) << 2;
   const panelScales = scratch + ((columns as usize) << 4);
   const panelOffsets = panelScales + ((blocks as usize) << 5);
+  // A widened panel has one offset a block, and Q2_K two.
+  if (tokens < 3 || kind == Q2_K) {
+    const panels = w + ((rowStart >> 3) as usize) * bytes;
+    const target = out + ((rowStart as usize) << 2);
+    for (let t: usize = 0; t < (tokens as usize); t++) {
+      const r = (t * (blocks as usize)) << 2;
+      const x = activations + t * rowBytes;
+      rowTimesPanels(kind, panels, rowEnd - rowStart, columns, x, scales + r, offsets + r, target + t * stride, scratch);
+    }
+    return;
+  }
   for (let j = rowStart; j < rowEnd; j += PANEL) {
     const valid = min(PANEL, rowEnd - j);
     const panel = w + ((j >> 3) as usize) * bytes;
     const target = out + ((j as usize) << 2);
-    // A widened panel has one offset a block, and Q2_K two.
-    if (tokens >= 3 && kind != Q2_K) {
-      widenPanel(kind, panel, columns, scratch, panelScales, panelOffsets);
-      panelTimesRows(
-        scratch,
-        panelScales,
-        hasOffset(kind) ? panelOffsets : 0,
-        activations,
-        rowBytes,
-        scales,
-        offsets,
-        tokens,
-        columns,
-        32,
-        blocks,
-        target,
-        stride,
-        valid,
-        false,
-      );
-    } else {
-      for (let t: usize = 0; t < (tokens as usize); t++) {
-        const r = (t * (blocks as usize)) << 2;
-        rowTimesPanel(kind, panel, columns, activations + t * rowBytes, scales + r, offsets + r, target + t * stride, valid);
-      }
-    }
+    widenPanel(kind, panel, columns, scratch, panelScales, panelOffsets);
+    panelTimesRows(
+      scratch,
+      panelScales,
+      hasOffset(kind) ? panelOffsets : 0,
+      activations,
+      rowBytes,
+      scales,
+      offsets,
+      tokens,
+      columns,
+      32,
+      blocks,
+      target,
+      stride,
+      valid,
+      false,
+    );
   }
 }
 
