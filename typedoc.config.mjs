@@ -4,6 +4,7 @@
  */
 
 import { readdirSync } from 'node:fs';
+import { math } from './scripts/markdown-math.mjs';
 
 /** Pages of docs/ that come first; the start page is the readme. */
 const FIRST = [
@@ -15,6 +16,7 @@ const FIRST = [
   'cross-check.md',
   'extend.md',
   'run-a-model.md',
+  'tasks.md',
   'serve.md',
   'cli.md',
   'troubleshooting.md',
@@ -26,6 +28,7 @@ const others = pages.filter((name) => name !== 'index.md' && !FIRST.includes(nam
 export default {
   name: 'xquant',
   plugin: ['./scripts/typedoc-guides.mjs'],
+  markdownItLoader: (parser) => parser.use(math),
   entryPoints: [
     'ts/src/index.ts',
     'ts/src/reference.ts',

@@ -7,10 +7,18 @@
  *                     offline.js                   keeps the page for visits without a network
  *                     js/theme.js  main.js  worker.js      the theme, the page, and the worker that holds the model
  *                     wasm/                        the kernels
- *                     models/                      the embedded models
+ *                     models/                      the embedded models and their calibrations
  */
 
-import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bundle } from './browser-bundle.mjs';
@@ -30,13 +38,15 @@ function copy(from, to, ending) {
 
 rmSync(target, { recursive: true, force: true });
 copy(source, target, '.html');
-copy(source, target, '.css');
+const style = [join(root, 'docs/theme/palette.css'), join(source, 'style.css')];
+writeFileSync(join(target, 'style.css'), style.map((file) => readFileSync(file, 'utf8')).join('\n'));
 copy(join(root, 'docs/theme'), target, '.svg');
 
 const kernels = join(root, 'dist/wasm');
 if (!existsSync(join(kernels, 'simd.wasm'))) await buildWasm(kernels);
 copy(kernels, join(target, 'wasm'), '.wasm');
 copy(join(root, 'golden/models'), join(target, 'models'), '.gguf');
+copy(join(root, 'golden/calibration'), join(target, 'models'), '.xquant-calibration.safetensors');
 
 mkdirSync(join(target, 'js'));
 for (const [name, entry] of [

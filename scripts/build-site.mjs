@@ -4,7 +4,7 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -63,6 +63,8 @@ function problemsOf(folder) {
 
 rmSync(site, { recursive: true, force: true });
 run('node_modules/typedoc/bin/typedoc', ['--out', site]);
+const [palette, style] = [join(root, 'docs/theme/palette.css'), join(site, 'assets/custom.css')];
+writeFileSync(style, `${readFileSync(palette, 'utf8')}\n${readFileSync(style, 'utf8')}`);
 run('scripts/build-explorer.mjs', [site]);
 const problems = problemsOf(site);
 for (const problem of problems) console.error(problem);

@@ -5,10 +5,14 @@
  *   - in guides and comments, the name of an export in backticks (`quantizeGroup`, `generate()`) leads to its page
  *   - the errors of a function are one list, with their classes
  *   - every page has the doors in its toolbar; links there are relative, so that the site can lie anywhere
+ *   - so do the names of source files, to pages that show them (source-pages.mjs)
+ *   - figures of docs/figures become part of their page, so that they follow its switch of light and dark
  *   - pages can be used without seeing or pointing: a main landmark, no link inside a button, headings in order
  */
 
+import { existsSync, readFileSync } from 'node:fs';
 import { Converter, PageEvent, ReflectionKind, Renderer } from 'typedoc';
+import { SourcePages } from './source-pages.mjs';
 
 /** The toolbar: text, and page relative to the site. */
 const DOORS = [
@@ -42,9 +46,11 @@ export function load(app) {
     const getNavigation = theme.getNavigation.bind(theme);
     theme.getNavigation = (each) => getNavigation(each).map(withoutLinkInButton);
   });
+  const sources = new SourcePages();
   app.renderer.on(PageEvent.END, (page) => {
-    if (page.contents?.includes('<html')) page.contents = finishPage(page.contents, page.url);
+    if (page.contents?.includes('<html')) page.contents = finishPage(page.contents, page.url, sources);
   });
+  app.renderer.on(Renderer.EVENT_END, ({ outputDirectory }) => sources.write(outputDirectory, DOORS));
 }
 
 /** What opens and closes a list in the navigation is a button; its page becomes the first entry of the list. */
@@ -55,7 +61,7 @@ function withoutLinkInButton(entry) {
 }
 
 /** @throws {Error} if TypeDoc writes pages in another way than this expects */
-function finishPage(html, url) {
+function finishPage(html, url, sources) {
   const [, base] = /<html[^>]* data-base="([^"]*)"/.exec(html) ?? [];
   const links = DOORS.map(([text, target]) => {
     const current = url === target ? ' aria-current="page"' : '';
@@ -79,6 +85,7 @@ function finishPage(html, url) {
       throw new Error(`${url}: the pages of TypeDoc look different now`);
     page = page.replace(from, to);
   }
+  page = sources.link(withFigures(page), base);
   // A table that is wider than the screen scrolls, with the keyboard, too.
   page = page
     .replaceAll('<table>', '<div class="wide-table" role="group" aria-label="Table" tabindex="0"><table>')
@@ -88,6 +95,19 @@ function finishPage(html, url) {
       summary.replace(/<a [^>]*class="tsd-anchor-icon"[\s\S]*?<\/a>/g, ''),
     ),
   );
+}
+
+/** Takes the figures in, with the text that Markdown gives in their place as their title. */
+function withFigures(html) {
+  return html.replace(/<img src="[^"]*?([\w-]+\.svg)" alt="([^"]*)"[^>]*>/g, (image, name, alt) => {
+    const file = new URL(`../docs/figures/${name}`, import.meta.url);
+    if (!existsSync(file)) return image;
+    const svg = readFileSync(file, 'utf8')
+      .replace(/\s*<style>[\s\S]*?<\/style>/, '')
+      .replace(/<title>[^<]*/, `<title>${alt}`)
+      .trim();
+    return svg;
+  });
 }
 
 /** Tells those who hear a page its true levels, where the theme chose a heading by its size. */

@@ -31,6 +31,20 @@ export function make<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+/** Makes an element of a drawing. */
+export function svgNode(tag: string, attributes: Readonly<Record<string, string | number>>): SVGElement {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
+  return element;
+}
+
+/** Makes a line of text in a drawing. */
+export function svgText(text: string, x: number, y: number, anchor: string): SVGElement {
+  const element = svgNode('text', { x, y, 'text-anchor': anchor });
+  element.textContent = text;
+  return element;
+}
+
 /** `1.23 MB`, with decimal prefixes. */
 export function formatBytes(bytes: number): string {
   const units = ['bytes', 'kB', 'MB', 'GB', 'TB'];
@@ -41,6 +55,12 @@ export function formatBytes(bytes: number): string {
     unit++;
   }
   return `${unit === 0 ? value : value.toPrecision(3)} ${units[unit]}`;
+}
+
+/** How many times smaller, or larger, than something else. */
+export function formatTimes(smaller: number): string {
+  if (smaller.toFixed(1) === '1.0') return 'as large';
+  return smaller >= 1 ? `${smaller.toFixed(1)} times smaller` : `${(1 / smaller).toFixed(1)} times larger`;
 }
 
 /** `2,281`, or in thousands from 10,000 on. */

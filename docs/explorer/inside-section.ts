@@ -9,6 +9,7 @@ import { byId, make } from './dom.js';
 import { codeMap, rootMeanSquare, usualMagnitude, valueMap } from './heat-map.js';
 import type { LaneView } from './lane.js';
 import type { Inspection, LoadedInfo } from './protocol.js';
+import { describeBits, drawSpectrum } from './spectrum.js';
 
 /** The section, as far as others know it. */
 export interface InsideSection {
@@ -78,17 +79,28 @@ export function insideSection(app: App, lanes: readonly LaneView[]): InsideSecti
     if (codes) {
       const largest = 2 ** bits - 1;
       const unit = bits === 1 ? 'bit' : 'bits';
-      const caption = `${view.codesTitle}, ${bits} ${unit}: 0 (dark) to ${largest} (bright)`;
+      const range = inspection.spectrum
+        ? 'least (dark) to largest (bright)'
+        : `${bits} ${unit}: 0 (dark) to ${largest} (bright)`;
+      const caption = `${view.codesTitle}, ${range}`;
       maps.push(codeMap(codes, largest, { rows, columns: view.codeColumns, title: 'Stored codes', caption }));
     }
     byId('maps', HTMLElement).replaceChildren(...maps);
+    const { spectrum } = inspection;
+    const chart = byId('spectrum', HTMLElement);
+    chart.hidden = spectrum === undefined;
+    const channels = spectrum ? ` Channels: ${describeBits(spectrum.bits)}.` : '';
+    if (spectrum)
+      chart.replaceChildren(
+        drawSpectrum(spectrum, `Importance of the channels of layer ${inspection.layer}.${channels}`),
+      );
     byId('inside-note', HTMLElement).textContent =
       `Layer ${inspection.layer}: ${title}, ${rows} tokens by ${columns} channels. Relative error ` +
-      `${(100 * relative).toPrecision(3)} %${codes ? '' : '; kept in f16, so there are no codes'}.`;
+      `${(100 * relative).toPrecision(3)} %${codes ? '' : '; kept in f16, so there are no codes'}.${channels}`;
   }
 
   function showLayer(): void {
-    byId('layer-value', HTMLElement).textContent = `${layer.value} of ${layer.max}`;
+    byId('layer-value', HTMLElement).textContent = `${layer.value} (0 to ${layer.max})`;
   }
 
   app.manage(byId('inspect', HTMLButtonElement));

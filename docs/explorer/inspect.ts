@@ -8,17 +8,30 @@
  * @module
  */
 
+import { planOf } from '../../ts/src/cache/calibrated-plan.js';
+import type { CalibratedPlan, CalibrationSet } from '../../ts/src/cache/calibration.js';
 import type { ModelCache } from '../../ts/src/cache/contract.js';
+import type { ComputedFactors } from '../../ts/src/cache/factors.js';
 import { isSinkName } from '../../ts/src/cache/layout.js';
 import type { CacheOptions, CacheRequest } from '../../ts/src/cache/options.js';
 import { resolveCacheOptions } from '../../ts/src/cache/presets.js';
 import type { SealedBlock, StoredMatrix } from '../../ts/src/cache/state.js';
 import { loadMatrix } from '../../ts/src/cache/stored-matrix.js';
+import { Transform } from '../../ts/src/cache/transform.js';
 import { ConfigError } from '../../ts/src/errors.js';
+import { derivedSizes } from '../../ts/src/model/config.js';
 import type { LanguageModel } from '../../ts/src/model/language-model.js';
 import { rotateRows } from '../../ts/src/numerics/hadamard.js';
 import { add, type Matrix } from '../../ts/src/numerics/matrix.js';
 import { unpackMatrix } from '../../ts/src/quant/grouped.js';
+import { unpackCodes } from '../../ts/src/quant/pack.js';
+import {
+  type ChannelBits,
+  dequantizeSymmetric,
+  type SymmetricMatrix,
+  symmetricGroups,
+} from '../../ts/src/quant/symmetric.js';
+import { maxCode } from '../../ts/src/quant/uniform.js';
 import type { Inspection, StoredView } from './protocol.js';
 
 /** What a tensor is, and the letter it has in the paper. */
@@ -48,10 +61,12 @@ interface Pair {
 /** Looks into layers. The last text stays in its caches, so that going through the layers runs it once. */
 export class LayerInspector {
   readonly #model: LanguageModel;
+  readonly #factors: ComputedFactors;
   #pair: Pair | undefined;
 
-  constructor(model: LanguageModel) {
+  constructor(model: LanguageModel, factors: ComputedFactors) {
     this.#model = model;
+    this.#factors = factors;
   }
 
   /**
@@ -82,7 +97,11 @@ export class LayerInspector {
       this.#pair = await this.#run(key, options, first, signal);
     }
     const { stored, exact } = this.#pair;
-    return { layer, tokens: block, views: viewsOf(stored, exact, layer, options) };
+    if (options.form !== 'calibrated')
+      return { layer, tokens: block, views: viewsOf(stored, exact, layer, options) };
+    const { config } = this.#model;
+    const plan = planOf(options, { ...config, ...derivedSizes(config) }, this.#factors);
+    return { layer, tokens: block, ...calibratedLayer(stored, exact, layer, plan) };
   }
 
   async #run(
@@ -138,6 +157,75 @@ function viewsOf(stored: ModelCache, exact: ModelCache, layer: number, options: 
         rotated,
       );
     });
+}
+
+/** A layer of a calibrated cache: its coordinates, the codes of the channels that have bits, and why they have them. */
+function calibratedLayer(
+  stored: ModelCache,
+  exact: ModelCache,
+  layer: number,
+  { set, channelBits }: CalibratedPlan,
+): Pick<Inspection, 'views' | 'spectrum'> {
+  const bits = channelBits[layer];
+  const { delta } = firstBlock(stored, layer);
+  const { data: was, rows, columns } = coordinatesOf(exact, layer, set, channelBits);
+  const { data: comesBack } = coordinatesOf(stored, layer, set, channelBits);
+  const coded = bits.flatMap((width, channel) => (width > 0 ? [channel] : []));
+  const [title, symbol] = ['coordinates y of the layer input in its learned basis', 'y'];
+  return {
+    views: [
+      {
+        ...{ name: 'coordinates', title, symbol, rows, columns },
+        exact: was.slice() as Float32Array<ArrayBuffer>,
+        restored: comesBack.slice() as Float32Array<ArrayBuffer>,
+        codes: shadesOf(delta as SymmetricMatrix, bits, coded),
+        codeColumns: coded.length,
+        bits: 8,
+        codesTitle: 'of what prediction leaves, in the channels that have bits',
+      },
+    ],
+    spectrum: {
+      importance: set.layers[layer].importance.slice() as Float32Array<ArrayBuffer>,
+      bits: Uint8Array.from(bits),
+    },
+  };
+}
+
+/** y_i = p_i + z^_i of the first block, from layer 0 up. */
+function coordinatesOf(
+  cache: ModelCache,
+  layer: number,
+  set: CalibrationSet,
+  channelBits: CalibratedPlan['channelBits'],
+): Matrix {
+  let below: Matrix[] = [];
+  for (let i = set.predict === 0 ? layer : 0; ; i++) {
+    const { delta } = firstBlock(cache, i);
+    const z = 'channelCodes' in delta ? dequantizeSymmetric(delta, channelBits[i]) : loadMatrix(delta);
+    const y = add(Transform.of(set.layers[i]).predict(below, z.rows), z);
+    if (i === layer) return y;
+    below = [y, ...below].slice(0, set.predict);
+  }
+}
+
+/** Codes of some channels, each stretched to 0 to 255. [rows, channels] */
+function shadesOf(
+  { rows, groupSize, channelCodes }: SymmetricMatrix,
+  channelBits: readonly ChannelBits[],
+  channels: readonly number[],
+): Uint8Array<ArrayBuffer> {
+  const shades = new Uint8Array(rows * channels.length);
+  const placeOf = new Map(channels.map((channel, i) => [channel, i]));
+  for (const group of symmetricGroups(rows, { groupSize, channelBits })) {
+    const bytes = channelCodes.subarray(group.byteOffset, group.byteOffset + group.byteLength);
+    const codes = new Uint8Array(group.count);
+    unpackCodes(bytes, group.bits, codes);
+    const place = placeOf.get(group.channel) as number;
+    codes.forEach((code, t) => {
+      shades[(group.token + t) * channels.length + place] = Math.round((255 * code) / maxCode(group.bits));
+    });
+  }
+  return shades;
 }
 
 /** The coded rows of the first block: the sinks before them are kept as they are, and there is nothing to see. */

@@ -8,7 +8,7 @@ import type { CacheBytes } from '../../ts/src/cache/contract.js';
 import { parseCacheSpec } from '../../ts/src/cache/presets.js';
 import { storedBytes } from '../../ts/src/cache/stored-matrix.js';
 import { type BytesByKind, bytesByKind } from '../../ts/src/memory-totals.js';
-import { formatBytes, formatCount, make } from './dom.js';
+import { formatBytes, formatCount, formatTimes, make } from './dom.js';
 import type { LaneReport, LaneStart } from './protocol.js';
 
 /** Caches of the list, with what they are. */
@@ -23,6 +23,8 @@ const CHOICES: readonly (readonly [cache: string, label: string])[] = [
   ['xquant-cl:2@paper', 'xquant-cl:2@paper: differences, 2 bits'],
   ['xquant-cl:2@tuned', 'xquant-cl:2@tuned'],
   ['xquant-cl:1@tuned', 'xquant-cl:1@tuned: differences, 1 bit'],
+  ['xquant-cl:2.25@calibrated', 'xquant-cl:2.25@calibrated: learned basis, 2.25 bits'],
+  ['xquant-cl:1@calibrated', 'xquant-cl:1@calibrated: learned basis, 1 bit'],
 ];
 
 const KINDS: readonly (readonly [kind: keyof BytesByKind, label: string])[] = [
@@ -52,7 +54,7 @@ export class LaneView {
   readonly #custom: HTMLInputElement;
   readonly #output: HTMLElement;
   readonly #given: HTMLElement;
-  readonly #stats: Readonly<Record<'tokens' | 'rate' | 'loss' | 'size', HTMLElement>>;
+  readonly #stats: Readonly<Record<'tokens' | 'rate' | 'loss' | 'size' | 'total', HTMLElement>>;
   readonly #bar: HTMLElement;
   readonly #legend: HTMLElement;
   readonly #save: HTMLButtonElement;
@@ -99,9 +101,10 @@ export class LaneView {
     };
     this.#stats = {
       rate: stat('tokens a second'),
-      loss: stat('loss, nats a token'),
+      loss: stat('loss on the text of lane 1, nats a token'),
       tokens: stat('tokens in the cache'),
-      size: stat('smaller than f16 KV'),
+      size: stat('cache alone, against f16 KV'),
+      total: stat('with accumulator and plan'),
     };
     this.#bar = make('div', { class: 'bar', role: 'img', 'aria-label': 'No bytes yet' });
     this.#legend = make('ul', { class: 'legend' });
@@ -155,7 +158,7 @@ export class LaneView {
 
   /** Shows a step. */
   show(report: LaneReport): void {
-    const { bytes, float16Bytes, generated, seconds, loss, length, id, text, stopped } = report;
+    const { bytes, float16Bytes, totalBytes, generated, seconds, loss, length, id, text, stopped } = report;
     if (id !== undefined) {
       this.ids.push(id);
       const piece = make('span', { 'data-token': String(id) }, text);
@@ -168,8 +171,9 @@ export class LaneView {
     const stored = storedBytes(bytes);
     this.#stats.tokens.textContent = formatCount(length);
     if (generated > 1) this.#stats.rate.textContent = (generated / seconds).toFixed(1);
-    if (Number.isFinite(loss)) this.#stats.loss.textContent = loss.toFixed(3);
-    this.#stats.size.textContent = `${(float16Bytes / stored).toFixed(1)} times`;
+    this.#stats.loss.textContent = Number.isFinite(loss) ? loss.toFixed(3) : '–';
+    this.#stats.size.textContent = formatTimes(float16Bytes / stored);
+    this.#stats.total.textContent = formatTimes(float16Bytes / totalBytes);
     if (stopped) this.#note.textContent = `Stopped: ${stopped}.`;
     this.#showBytes(bytes, stored, float16Bytes);
   }

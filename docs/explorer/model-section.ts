@@ -15,6 +15,7 @@ export function modelSection(app: App, onLoad: (model: LoadedInfo) => void): voi
   const choice = byId('model', HTMLSelectElement);
   const file = byId('file', HTMLInputElement);
   const url = byId('url', HTMLInputElement);
+  const calibration = byId('calibration', HTMLInputElement);
   const note = byId('model-note', HTMLElement);
   let loadedFrom = '';
 
@@ -33,13 +34,20 @@ export function modelSection(app: App, onLoad: (model: LoadedInfo) => void): voi
     return new URL(`${choice.value}.gguf`, MODELS).href;
   };
 
+  /** Where the calibration of the model is; the embedded ones have theirs beside them. */
+  const calibrationSource = (): string | File | undefined => {
+    if (choice.value === 'file' || choice.value === 'url') return calibration.files?.[0];
+    return new URL(`${choice.value}.xquant-calibration.safetensors`, MODELS).href;
+  };
+
   app.loadModel = async () => {
     const from = source();
-    const name = typeof from === 'string' ? from : `${from.name} ${from.size} ${from.lastModified}`;
+    const learned = calibrationSource();
+    const name = [from, learned].map(nameOf).join();
     if (app.model && loadedFrom === name) return app.model;
     app.model = undefined;
     const storage = 'getDirectory' in (navigator.storage ?? {}) ? 'opfs' : 'none';
-    const model = await app.client.request('load', { source: from, storage }, app.show);
+    const model = await app.client.request('load', { source: from, calibration: learned, storage }, app.show);
     app.model = model;
     loadedFrom = name;
     note.textContent = describe(model);
@@ -51,8 +59,14 @@ export function modelSection(app: App, onLoad: (model: LoadedInfo) => void): voi
   choice.addEventListener('change', () => {
     byId('file-field', HTMLElement).hidden = choice.value !== 'file';
     byId('url-field', HTMLElement).hidden = choice.value !== 'url';
+    byId('calibration-field', HTMLElement).hidden = choice.value !== 'url' && choice.value !== 'file';
   });
   app.button('load', async () => void (await app.loadModel()));
+}
+
+/** Tells sources apart. */
+function nameOf(source: string | File | undefined): string {
+  return source instanceof File ? `${source.name} ${source.size} ${source.lastModified}` : (source ?? '');
 }
 
 function describe({ name, config, parameterCount, threads, build, storageNote }: LoadedInfo): string {

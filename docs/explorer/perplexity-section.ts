@@ -5,7 +5,7 @@
  */
 
 import type { App } from './app.js';
-import { byId, formatCount, table } from './dom.js';
+import { byId, formatCount, formatTimes, table } from './dom.js';
 import type { LaneView } from './lane.js';
 import { SAMPLE_TEXT } from './sample-text.js';
 
@@ -16,7 +16,7 @@ const HEADS = [
   'KL divergence, nats',
   'same top token',
   'bits an element',
-  'smaller than f16 KV',
+  'cache alone, against f16 KV',
 ] as const;
 
 /** Sets the section up. */
@@ -38,7 +38,7 @@ export function perplexitySection(app: App, lanes: readonly LaneView[]): void {
       row.klDivergence.toFixed(4),
       `${(100 * row.topOneAgreement).toFixed(1)} %`,
       row.bitsPerElement.toFixed(2),
-      `${row.compression.toFixed(1)} times`,
+      formatTimes(row.compression),
     ]);
     byId('perplexity-table', HTMLElement).replaceChildren(table('Perplexity of the text', HEADS, cells));
     app.say('Done.');

@@ -50,9 +50,11 @@ export interface LaneReport {
   readonly bytes: CacheBytes;
   /** What f16 keys and values of the same tokens take. */
   readonly float16Bytes: number;
+  /** Cache, accumulator and plan. */
+  readonly totalBytes: number;
   /** Seconds of this lane's own work since the prompt. */
   readonly seconds: number;
-  /** Mean negative log-likelihood of the text so far, in nats per token. */
+  /** Mean negative log-likelihood of the text of lane 1 so far, in nats per token; NaN where there is none yet. */
   readonly loss: number;
   readonly stopped?: string;
 }
@@ -78,16 +80,26 @@ export interface StoredView {
   readonly codesTitle: string;
 }
 
+/** A layer in its learned basis. */
+export interface Spectrum {
+  /** [channels] */
+  readonly importance: Float32Array<ArrayBuffer>;
+  /** [channels], as the cache has them. */
+  readonly bits: Uint8Array<ArrayBuffer>;
+}
+
 /** The views of one layer. */
 export interface Inspection {
   readonly layer: number;
   readonly tokens: number;
   readonly views: readonly StoredView[];
+  /** Of a calibrated cache. */
+  readonly spectrum?: Spectrum;
 }
 
 /** Requests by name: what is asked, and what is answered. */
 export interface Requests {
-  load: [{ source: string | File; storage: 'opfs' | 'none' }, LoadedInfo];
+  load: [{ source: string | File; calibration?: string | File; storage: 'opfs' | 'none' }, LoadedInfo];
   run: [{ prompt: string; lanes: readonly LaneStart[]; options: RunOptions }, undefined];
   inspect: [{ text: string; cache: string; layer: number }, Inspection];
   perplexity: [{ text: string; caches: readonly string[] }, readonly CachePerplexity[]];

@@ -12,6 +12,8 @@ import {
   rooflineCost,
 } from '../../ts/src/analysis/roofline.js';
 
+import { svgNode, svgText } from './dom.js';
+
 const HEIGHT = 380;
 const MARGIN = { left: 48, right: 20, top: 28, bottom: 52 };
 const LENGTHS = [2 ** 7, 2 ** 20] as const;
@@ -29,7 +31,7 @@ export function drawRoofline(
   width: number,
   description: string,
 ): SVGSVGElement {
-  const svg = node('svg', {
+  const svg = svgNode('svg', {
     width,
     height: HEIGHT,
     role: 'img',
@@ -40,21 +42,21 @@ export function drawRoofline(
   const yOf = (value: number) => scale(value, INTENSITIES, bottom, MARGIN.top);
   for (let power = 7; power <= 20; power++) {
     const x = xOf(2 ** power);
-    svg.append(node('line', { class: 'grid', x1: x, x2: x, y1: MARGIN.top, y2: bottom }));
-    if (power % 3 === 1) svg.append(label(tokens(2 ** power), x, bottom + 20, 'middle'));
+    svg.append(svgNode('line', { class: 'grid', x1: x, x2: x, y1: MARGIN.top, y2: bottom }));
+    if (power % 3 === 1) svg.append(svgText(tokens(2 ** power), x, bottom + 20, 'middle'));
   }
   for (let power = 0; power <= 12; power += 2) {
     const y = yOf(2 ** power);
-    svg.append(node('line', { class: 'grid', x1: left, x2: right, y1: y, y2: y }));
-    svg.append(label(String(2 ** power), left - 8, y + 4, 'end'));
+    svg.append(svgNode('line', { class: 'grid', x1: left, x2: right, y1: y, y2: y }));
+    svg.append(svgText(String(2 ** power), left - 8, y + 4, 'end'));
   }
-  svg.append(label('tokens in the cache', (left + right) / 2, HEIGHT - 8, 'middle'));
-  svg.append(label('FLOPs for each byte', left, MARGIN.top - 10, 'start'));
+  svg.append(svgText('tokens in the cache', (left + right) / 2, HEIGHT - 8, 'middle'));
+  svg.append(svgText('FLOPs for each byte', left, MARGIN.top - 10, 'start'));
 
   const ridge = ridgePoint(device);
   const y = yOf(ridge);
-  svg.append(node('line', { class: 'ridge', x1: left, x2: right, y1: y, y2: y }));
-  svg.append(label(`device: ${ridge.toFixed(0)}`, left + 6, y - 7, 'start'));
+  svg.append(svgNode('line', { class: 'ridge', x1: left, x2: right, y1: y, y2: y }));
+  svg.append(svgText(`device: ${ridge.toFixed(0)}`, left + 6, y - 7, 'start'));
   for (const form of ['mha', 'gqa'] as const) {
     const intensity = (length: number) => {
       const { flops, bytes } = rooflineCost(layers[form], device, length);
@@ -63,11 +65,11 @@ export function drawRoofline(
     const lengths = Array.from({ length: 131 }, (_, i) => 2 ** (7 + i / 10));
     const shown = lengths.filter((length) => intensity(length) <= INTENSITIES[1]);
     const points = shown.map((length) => `${xOf(length).toFixed(1)},${yOf(intensity(length)).toFixed(1)}`);
-    svg.append(node('polyline', { class: form, points: points.join(' ') }));
+    svg.append(svgNode('polyline', { class: form, points: points.join(' ') }));
     const crossing = hiddenTokens(layers[form], device);
     if (crossing < LENGTHS[0] || crossing > LENGTHS[1]) continue;
-    svg.append(node('circle', { class: `${form}-point`, cx: xOf(crossing), cy: y, r: 6 }));
-    svg.append(label(tokens(crossing), xOf(crossing) + 10, y + 20, 'start'));
+    svg.append(svgNode('circle', { class: `${form}-point`, cx: xOf(crossing), cy: y, r: 6 }));
+    svg.append(svgText(tokens(crossing), xOf(crossing) + 10, y + 20, 'start'));
   }
   return svg;
 }
@@ -85,16 +87,4 @@ function tokens(count: number): string {
   // Powers of two are called by their binary thousands.
   const binary = Number.isInteger(Math.log2(count));
   return binary ? `${count / 1024}K` : `${(count / 1000).toFixed(1)}K`;
-}
-
-function label(text: string, x: number, y: number, anchor: string): SVGElement {
-  const element = node('text', { x, y, 'text-anchor': anchor });
-  element.textContent = text;
-  return element;
-}
-
-function node(tag: string, attributes: Readonly<Record<string, string | number>>): SVGElement {
-  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
-  return element;
 }

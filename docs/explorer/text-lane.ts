@@ -1,20 +1,23 @@
 /**
  * A text that grows in the worker: one lane.
  *
- * This is not `generate`, because two lanes take turns token by token, and because the loss of the prompt is
- * counted, which needs the logits of all its tokens.
+ * This is not `generate`, because two lanes take turns token by token, and because losses are counted: of the prompt, which
+ * needs the logits of all its tokens, and of the text of lane 1, which the other lane reads.
  *
  * @module
  */
 
 import { float16KeyValueBytes } from '../../ts/src/analysis/memory.js';
+import { planBytes } from '../../ts/src/engine/plan-bytes.js';
 import { type CachedSequence, PREFILL_CHUNK, type StreamingDecoder } from '../../ts/src/generate.js';
+import { memoryTotals } from '../../ts/src/memory-totals.js';
 import type { LanguageModel } from '../../ts/src/model/language-model.js';
 import { row } from '../../ts/src/numerics/matrix.js';
-import { logSumExp, Sampler } from '../../ts/src/sampling.js';
+import { Sampler } from '../../ts/src/sampling.js';
 import type { Tokenizer } from '../../ts/src/text/tokenizer.js';
 import { disposeCache } from './inspect.js';
 import type { LaneReport, RunOptions } from './protocol.js';
+import { Loss, SameText } from './same-text.js';
 
 /** Above this, the loss of the prompt is not computed: it needs the logits of all its tokens. */
 const LOGITS_LIMIT_BYTES = 64 * 2 ** 20;
@@ -35,8 +38,10 @@ export class TextLane {
   readonly #history: number[];
   #logits: Float32Array | undefined;
   #waiting: number[];
-  #lossSum = 0;
-  #lossTokens = 0;
+  readonly #loss = new Loss();
+  #hasLoss = true;
+  /** Reads the text of another lane; absent if this lane is scored on its own. */
+  #sameText: SameText | undefined;
   #generated = 0;
   readonly #generatedBefore: number;
   #seconds = 0;
@@ -88,25 +93,41 @@ export class TextLane {
       const logits = await this.sequence.run(model, chunk, { logits: all ? 'all' : 'last', signal });
       this.#waiting = this.#waiting.slice(chunk.length);
       if (all) {
-        for (let t = 0; t + 1 < chunk.length; t++) {
-          const each = row(logits, t);
-          this.#lossSum += logSumExp(each) - each[chunk[t + 1]];
-          this.#lossTokens++;
-        }
+        for (let t = 0; t + 1 < chunk.length; t++) this.#loss.add(row(logits, t), chunk[t + 1]);
       }
       this.#logits = row(logits, logits.rows - 1);
     }
   }
 
-  /** Chooses one token and runs it when the next is asked for. */
-  async step(lane: number, last: boolean, signal: AbortSignal): Promise<LaneReport> {
+  /**
+   * Counts the loss of the text of lane 1 in place of that of its own.
+   *
+   * @param first lane 1; if it begins in another way, there is no text of both, and no loss
+   */
+  readTextOf(first: TextLane): void {
+    this.#hasLoss = String(this.#history) === String(first.#history);
+    if (this.#hasLoss) this.#sameText = new SameText(this.#loaded.model, this.#loss);
+  }
+
+  /** The text that this lane reads goes on, though its own has ended. */
+  async read(lane: number, id: number, signal: AbortSignal): Promise<LaneReport> {
+    await this.#sameText?.next(id, undefined, this.sequence, this.#logits as Float32Array, signal);
+    return this.report(lane);
+  }
+
+  /**
+   * Chooses one token and runs it when the next is asked for.
+   *
+   * @param read the token of the text that this lane reads, for the same place
+   */
+  async step(lane: number, last: boolean, signal: AbortSignal, read?: number): Promise<LaneReport> {
     const started = performance.now();
     await this.catchUp(signal);
     const { tokenizer, model } = this.#loaded;
-    const token = this.#sampler.sample(this.#logits as Float32Array, this.#history);
+    const logits = this.#logits as Float32Array;
+    const token = this.#sampler.sample(logits, this.#history);
     this.#history.push(token.id);
-    this.#lossSum -= token.logprob;
-    this.#lossTokens++;
+    if (!this.#sameText) this.#loss.add(logits, token.id);
     const ended = tokenizer.eosTokenIds.includes(token.id);
     if (!ended) {
       this.#waiting = [token.id];
@@ -119,20 +140,25 @@ export class TextLane {
     let text = ended ? '' : this.#decoder.push(token.id);
     if (this.#stopped !== undefined) text += this.#decoder.flush();
     this.#seconds += (performance.now() - started) / 1000;
+    if (read !== undefined) await this.#sameText?.next(read, token.id, this.sequence, logits, signal);
     return { ...this.report(lane), text, id: token.id };
   }
 
   report(lane: number): LaneReport {
     const { cache } = this.sequence;
+    const { config } = this.#loaded.model;
+    const bytes = cache.bytes();
+    const float16Bytes = float16KeyValueBytes(config, cache.length);
     return {
       lane,
       text: '',
       generated: this.#generated,
       length: cache.length,
-      bytes: cache.bytes(),
-      float16Bytes: float16KeyValueBytes(this.#loaded.model.config, cache.length),
+      bytes,
+      float16Bytes,
+      totalBytes: memoryTotals(bytes, planBytes(cache.options, config), float16Bytes).total,
       seconds: this.#seconds,
-      loss: this.#lossTokens > 0 ? this.#lossSum / this.#lossTokens : Number.NaN,
+      loss: this.#hasLoss ? this.#loss.mean : Number.NaN,
       stopped: this.#stopped,
     };
   }
@@ -143,6 +169,7 @@ export class TextLane {
   }
 
   dispose(): void {
+    this.#sameText?.dispose();
     disposeCache(this.sequence.cache);
   }
 }

@@ -8,12 +8,15 @@ import { toPortable } from '../../ts/src/browser/errors.js';
 import { type LoadHereOptions, loadHere } from '../../ts/src/browser/load-here.js';
 import { OpfsStorage, StorageError } from '../../ts/src/browser/storage.js';
 import type { ModelCache } from '../../ts/src/cache/contract.js';
-import { resolveCacheOptions } from '../../ts/src/cache/presets.js';
+import type { ComputedFactors } from '../../ts/src/cache/factors.js';
+import { formatCacheOptions, resolveCacheOptions } from '../../ts/src/cache/presets.js';
+import type { WasmModel } from '../../ts/src/engine/wasm-model.js';
 import { ConfigError, DisposedError } from '../../ts/src/errors.js';
 import { CachedSequence } from '../../ts/src/generate.js';
-import { restoreSnapshot, writeSnapshot } from '../../ts/src/io/snapshot.js';
+import { readSnapshotInfo, restoreSnapshot, writeSnapshot } from '../../ts/src/io/snapshot.js';
 import { measurePerplexity } from '../../ts/src/perplexity.js';
 import { Tokenizer } from '../../ts/src/text/tokenizer.js';
+import { PageCalibration } from './calibration.js';
 import { disposeCache, LayerInspector } from './inspect.js';
 import type {
   Activity,
@@ -41,7 +44,13 @@ const PERPLEXITY_TOKENS = 512;
 const send = (message: FromWorker, transfer: Transferable[] = []) =>
   (globalThis as unknown as Worker).postMessage(message, transfer);
 
-let loaded: LoadedModel | undefined;
+/** The model, and what belongs to it. */
+interface Loaded extends LoadedModel {
+  readonly factors: ComputedFactors;
+  readonly calibration: PageCalibration;
+}
+
+let loaded: Loaded | undefined;
 let inspector: LayerInspector | undefined;
 /** Says what is being done; of the request that runs. */
 let tellNow: (activity: Activity) => void = () => undefined;
@@ -56,7 +65,7 @@ type Handler<Name extends RequestName> = (
 ) => Promise<Requests[Name][1]> | Requests[Name][1];
 
 const handlers: { readonly [Name in RequestName]: Handler<Name> } = {
-  async load({ source, storage }, tell, signal) {
+  async load({ source, calibration, storage }, tell, signal) {
     forget();
     tell({ kind: 'doing', what: 'Opening the model' });
     const options: LoadHereOptions = {
@@ -80,8 +89,16 @@ const handlers: { readonly [Name in RequestName]: Handler<Name> } = {
     }
     tell({ kind: 'doing', what: 'Building the tokenizer' });
     const { model, file, threads, build } = from;
-    loaded = { model, tokenizer: new Tokenizer(file.tokenizer), fingerprint: file.fingerprint };
-    const { name, config, parameterCount } = file;
+    const { name, config, parameterCount, fingerprint } = file;
+    const { factors } = model as WasmModel;
+    const isKept = storage === 'opfs' && storageNote === '';
+    loaded = {
+      model,
+      tokenizer: new Tokenizer(file.tokenizer),
+      fingerprint,
+      factors,
+      calibration: new PageCalibration(calibration, factors, { config, fingerprint }, isKept),
+    };
     return {
       name,
       config,
@@ -96,12 +113,18 @@ const handlers: { readonly [Name in RequestName]: Handler<Name> } = {
     const own = required();
     const ids = Array.from(own.tokenizer.encode(prompt));
     if (ids.length === 0) throw new ConfigError('prompt', prompt, 'at least one token');
+    await own.calibration.prepare(
+      starts.map(({ cache }) => cache),
+      signal,
+    );
     for (const [index, start] of starts.entries()) {
       const { sequence, pending, generated } = beginningOf(index, start, ids, own);
       lanes[index]?.dispose();
       lanes[index] = new TextLane(own, sequence, pending, generated, options);
     }
     const running = starts.map((_, index) => lanes[index] as TextLane);
+    const [first, ...others] = running;
+    for (const lane of others) lane.readTextOf(first);
     for (const [index, lane] of running.entries()) {
       const count = lane.pending.length;
       tell({ kind: 'doing', what: `Lane ${index + 1}: reading ${count} token${count === 1 ? '' : 's'}` });
@@ -111,25 +134,33 @@ const handlers: { readonly [Name in RequestName]: Handler<Name> } = {
     }
     // One token in each lane in turn, so that they can be compared while they grow.
     for (let step = 1; step <= options.maxTokens; step++) {
+      let written: number | undefined; // by lane 1
       for (const [index, lane] of running.entries()) {
         signal.throwIfAborted();
-        if (lane.stopped) continue;
-        tell({ kind: 'lane', report: await lane.step(index, step === options.maxTokens, signal) });
+        if (!lane.stopped) {
+          const report = await lane.step(index, step === options.maxTokens, signal, written);
+          if (index === 0) written = report.id;
+          tell({ kind: 'lane', report });
+        } else if (index > 0 && written !== undefined) {
+          tell({ kind: 'lane', report: await lane.read(index, written, signal) });
+        }
       }
       if (step % 8 === 0) await new Promise((resolve) => setTimeout(resolve, 0)); // so that "stop" is heard
     }
     return undefined;
   },
 
-  inspect({ text, cache, layer }, tell, signal) {
-    const { model, tokenizer } = required();
-    inspector ??= new LayerInspector(model);
+  async inspect({ text, cache, layer }, tell, signal) {
+    const { model, tokenizer, factors, calibration } = required();
+    await calibration.prepare([cache], signal);
+    inspector ??= new LayerInspector(model, factors);
     const tokens = Array.from(tokenizer.encode(text));
     return inspector.inspect(tokens, cache, layer, signal, (what) => tell({ kind: 'doing', what }));
   },
 
   async perplexity({ text, caches }, tell, signal) {
-    const { model, tokenizer } = required();
+    const { model, tokenizer, calibration } = required();
+    await calibration.prepare(caches, signal);
     const ids = Array.from(tokenizer.encode(text)).slice(0, PERPLEXITY_TOKENS);
     if (ids.length < 2) throw new ConfigError('text', text, 'at least two tokens');
     const report = await measurePerplexity(model, ids, {
@@ -151,8 +182,10 @@ const handlers: { readonly [Name in RequestName]: Handler<Name> } = {
     return writeSnapshot({ cache, tokens, pending, generated, fingerprint }) as Uint8Array<ArrayBuffer>;
   },
 
-  restore({ lane: index, bytes, name }) {
+  async restore({ lane: index, bytes, name }, _tell, signal) {
     const own = required();
+    const saved = formatCacheOptions(readSnapshotInfo(bytes, name).options, own.model.config);
+    await own.calibration.prepare([saved], signal);
     const { cache, tokens, pending, generated } = restoreSnapshot(bytes, name, own);
     const before = restored[index];
     if (before) disposeCache(before.sequence.cache);
@@ -185,13 +218,14 @@ function beginningOf(
 
 /** The cache argument that makes such a cache, as far as it matters to a reader. */
 function describe({ options }: ModelCache): string {
-  const { variant, bits, range } = options;
+  const { variant, bits, range, form } = options;
   if (variant === 'kv') return variant;
-  const preset = variant === 'kivi' ? '' : `@${range === 'mse' ? 'tuned' : 'paper'}`;
+  const name = form === 'calibrated' ? form : range === 'mse' ? 'tuned' : 'paper';
+  const preset = variant === 'kivi' ? '' : `@${name}`;
   return `${variant}:${bits}${preset}`;
 }
 
-function required(): LoadedModel {
+function required(): Loaded {
   if (!loaded) throw new DisposedError('model');
   return loaded;
 }
@@ -236,7 +270,7 @@ globalThis.onmessage = ({ data }: MessageEvent<ToWorker>) => {
 /** Large results are handed over, not copied. */
 function buffersOf(result: unknown): Transferable[] {
   if (result instanceof Uint8Array) return [result.buffer];
-  const views = (result as { views?: readonly Record<string, unknown>[] } | undefined)?.views ?? [];
+  const { views = [] } = (result ?? {}) as { views?: readonly Record<string, unknown>[] };
   return views.flatMap((view) =>
     Object.values(view).flatMap((value) => (ArrayBuffer.isView(value) ? [value.buffer as ArrayBuffer] : [])),
   );

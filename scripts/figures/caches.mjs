@@ -6,7 +6,7 @@ import { figure, text } from './draw.mjs';
 
 const TOKENS = 8192;
 const CACHES = ['kv', 'xquant:4@tuned', 'xquant-cl:2.25@calibrated', 'xquant-cl:2@tuned', 'kivi:2'];
-const [LEFT, WIDTH, ROW, TOP] = [184, 290, 34, 46];
+const [LEFT, WIDTH, ROW, TOP] = [184, 160, 34, 46];
 
 /** Memory and loss of caches of SmolLM2-135M. */
 export function caches() {
@@ -38,7 +38,7 @@ export function caches() {
     ['accumulator', 'accumulator'],
     ['plan', 'plan, once for all conversations'],
   ].map(([kind, label], i) => {
-    const x = LEFT + i * 112;
+    const x = [0, 74, 184][i];
     return [
       `<rect class="${kind}" x="${x}" y="${height - 20}" width="12" height="12"/>`,
       text(x + 18, height - 10, label, { at: 'start' }),
@@ -46,5 +46,5 @@ export function caches() {
   });
   const title = `Caches of SmolLM2-135M at ${TOKENS} tokens: ${rows.map(({ name, total }) => `${name} ${mb(total)}`).join(', ')}`;
   const heading = `SmolLM2-135M (grouped-query), one conversation of ${TOKENS} tokens`;
-  return figure(690, height, title, text(0, 20, heading, { at: 'start', style: 'bold' }), bars, legend);
+  return figure(540, height, title, text(0, 20, heading, { at: 'start', style: 'bold' }), bars, legend);
 }

@@ -21,7 +21,7 @@ const STYLE = `
 
 /** A whole figure. @param title read aloud in its place */
 export function figure(width, height, title, ...parts) {
-  return `<svg xmlns="http://www.w3.org/2000/svg" class="figure" viewBox="0 0 ${width} ${height}" role="img">
+  return `<svg xmlns="http://www.w3.org/2000/svg" class="figure" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img">
   <title>${escaped(title)}</title>
   <style>${STYLE}</style>
   ${parts.flat(Number.POSITIVE_INFINITY).join('\n  ')}

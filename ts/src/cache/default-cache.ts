@@ -28,7 +28,11 @@ export interface ChosenCache {
 
 /** Where the calibration of a model is looked for, if there is one. */
 export interface CalibrationFinder {
-  /** @throws {FormatError | LoadError} if there is one that cannot be read, or of another model; names it */
+  /**
+   * The calibration that caches use unless they name another, if there is one.
+   *
+   * @throws {FormatError | LoadError} if there is one that cannot be read, or of another model; names it
+   */
   findCalibration(): Calibration | undefined;
 }
 

@@ -135,7 +135,7 @@ function table({ baseline, caches }: PerplexityReport): string {
     'same top',
     'bits',
     'bytes/token',
-    'smaller',
+    'cache alone',
     'time',
   ];
   return (

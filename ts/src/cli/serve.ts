@@ -50,7 +50,7 @@ export function addServeCommand(program: Command, terminal: Terminal): void {
     .option('--api-key <key>', 'what clients must send (default: XQUANT_API_KEY, or none)')
     .option('--alias <name>', 'name of the model for clients (default: name of the file)')
     .option('--chat-template <file>', "Jinja template to use instead of the model's own")
-    .option('--parallel <count>', 'requests that run at once, as one batch', parsePositive, 8)
+    .option('--parallel <count>', 'answers that run at once, as one batch', parsePositive, 8)
     .option('--queue <count>', 'requests that wait for their turn; more get status 503', parseCount, 256)
     .option('--timeout <seconds>', 'for a request from its arrival to its end', parsePositive, 600)
     .option('--body-limit <size>', 'largest body of a request', parseByteSize, 4 * 1024 ** 2)

@@ -109,10 +109,10 @@ async function whole(
   const { completions, tokenizer, stopping } = options;
   const writer = new AnswerWriter(request, head, tokenizer);
   const gone = goneSignal(c);
-  const { summary } = await completions.run(request, AbortSignal.any([gone, stopping]), (token) =>
+  const generations = await completions.run(request, AbortSignal.any([gone, stopping]), (token) =>
     writer.note(token),
   );
-  return c.json(writer.whole(summary));
+  return c.json(writer.whole(generations.map(({ summary }) => summary)));
 }
 
 /**
@@ -145,9 +145,9 @@ async function stream(
     opened.resolve(events);
     let status = 200;
     try {
-      const { summary } = await running;
-      await send(writer.lastChunk(summary));
-      if (request.includeUsage) await send(writer.usageChunk(summary));
+      const summaries = (await running).map(({ summary }) => summary);
+      for (const event of writer.lastChunks(summaries)) await send(event);
+      if (request.includeUsage) await send(writer.usageChunk(summaries));
       await events.writeSSE({ data: '[DONE]' });
     } catch (thrown) {
       const error = toApiError(thrown);

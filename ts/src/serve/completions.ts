@@ -5,7 +5,8 @@
  */
 
 import { randomInt } from 'node:crypto';
-import { type GeneratedToken, type Generation, generate } from '../generate.js';
+import { type Generation, generate } from '../generate.js';
+import { generateSamples, type SampleGeneration, type SampleToken } from '../samples.js';
 import type { SamplingOptions } from '../sampling.js';
 import { renderChat } from '../text/chat-template.js';
 import type { Tokenizer } from '../text/tokenizer.js';
@@ -46,7 +47,7 @@ export class Completions {
    *
    * @param signal fires when the client goes
    * @param onToken awaited: a slow reader slows down its own answer only. Its signal also fires at the timeout.
-   * @returns the generation, which has ended
+   * @returns the generation of each choice; they have ended
    * @throws {ApiError | ConfigError | RangeError} if the request cannot be answered
    * @throws {BusyError} if too many wait
    * @throws {TimeoutReason} if it takes too long
@@ -54,9 +55,18 @@ export class Completions {
   async run(
     request: CompletionRequest,
     signal: AbortSignal,
-    onToken: (token: GeneratedToken, signal: AbortSignal) => void | Promise<void>,
-  ): Promise<Generation> {
+    onToken: (token: SampleToken, signal: AbortSignal) => void | Promise<void>,
+  ): Promise<readonly Generation[]> {
     const { timeoutSeconds, slots, metrics } = this.#options;
+    const { choices } = request;
+    if (choices > slots.limit) {
+      throw new ApiError(
+        400,
+        `"n": at most ${slots.limit} answers run at once here (--parallel)`,
+        'n',
+        'invalid_value',
+      );
+    }
     const started = performance.now();
     const seconds = () => (performance.now() - started) / 1000;
     const prompt = this.#encode(request);
@@ -66,7 +76,7 @@ export class Completions {
     }, timeoutSeconds * 1000);
     const both = AbortSignal.any([signal, timeout.signal]);
     try {
-      const leave = await slots.acquire(both);
+      const leave = await slots.acquire(both, choices);
       try {
         return await this.#generate(request, prompt, both, async (token, isFirst) => {
           if (isFirst) metrics.firstToken.observe(seconds());
@@ -82,32 +92,42 @@ export class Completions {
   }
 
   async #generate(
-    { options, useCache }: CompletionRequest,
+    { options, useCache, choices }: CompletionRequest,
     prompt: readonly number[],
     signal: AbortSignal,
-    onToken: (token: GeneratedToken, isFirst: boolean) => Promise<void>,
-  ): Promise<Generation> {
-    const { batching, tokenizer, store, metrics, sampling } = this.#options;
-    const seed = randomInt(2 ** 48 - 1); // unless the request asks for one
-    const common = { prefillChunk: PREFILL_CHUNK, speculate: 'off' } as const; // requests share passes instead
-    const chosen = { ...sampling, ...common, seed, ...options, signal };
+    onToken: (token: SampleToken, isFirst: boolean) => Promise<void>,
+  ): Promise<readonly Generation[]> {
+    const { batching, tokenizer, store, sampling } = this.#options;
+    const seed = randomInt(2 ** 47); // unless the request asks for one
     const taken = useCache ? await store.take(prompt) : store.fresh();
-    const generation = start(taken, () =>
-      generate(batching, tokenizer, prompt, { ...chosen, cache: taken.sequence }),
+    const { sequence: cache } = taken;
+    const chosen = { ...sampling, prefillChunk: PREFILL_CHUNK, seed, ...options, signal, cache };
+    const run = begin(taken, () =>
+      choices === 1
+        ? oneChoice(generate(batching, tokenizer, prompt, { ...chosen, speculate: 'off' })) // requests share passes instead
+        : severalChoices(generateSamples(batching, tokenizer, prompt, { ...chosen, samples: choices })),
     );
     try {
       let isFirst = true;
-      for await (const token of generation) {
+      for await (const token of run.tokens) {
         await onToken(token, isFirst);
         isFirst = false;
       }
-      return generation;
+      return run.generations();
     } finally {
-      const { promptTokens, reusedTokens, generatedTokens } = generation.summary;
-      metrics.promptTokens += promptTokens;
-      metrics.cachedTokens += reusedTokens;
-      metrics.generatedTokens += generatedTokens;
-      await store.keep(taken, Math.max(0, taken.sequence.tokens.length - promptTokens));
+      await this.#settle(run.generations(), taken);
+    }
+  }
+
+  /** Counts what was done, and keeps the conversations. */
+  async #settle(generations: readonly Generation[], { source }: TakenConversation): Promise<void> {
+    const { metrics, store } = this.#options;
+    const [{ summary }] = generations; // the prompt is read once
+    metrics.promptTokens += summary.promptTokens;
+    metrics.cachedTokens += summary.reusedTokens;
+    for (const { summary, sequence } of generations) {
+      metrics.generatedTokens += summary.generatedTokens;
+      await store.keep({ sequence, source }, Math.max(0, sequence.tokens.length - summary.promptTokens));
     }
   }
 
@@ -128,10 +148,28 @@ export class Completions {
   }
 }
 
+/** The choices of one request while they run. */
+interface Choices {
+  readonly tokens: AsyncIterable<SampleToken>;
+  /** All of them once the prompt has been read. */
+  readonly generations: () => readonly Generation[];
+}
+
+function oneChoice(generation: Generation): Choices {
+  async function* tokens() {
+    for await (const token of generation) yield { ...token, sample: 0 };
+  }
+  return { tokens: tokens(), generations: () => [generation] };
+}
+
+function severalChoices(samples: SampleGeneration): Choices {
+  return { tokens: samples, generations: () => samples.generations };
+}
+
 /** Frees the cache if the options of a request are refused. */
-function start(taken: TakenConversation, begin: () => Generation): Generation {
+function begin(taken: TakenConversation, start: () => Choices): Choices {
   try {
-    return begin();
+    return start();
   } catch (error) {
     taken.sequence.cache.dispose();
     throw error;

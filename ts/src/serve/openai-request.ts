@@ -21,6 +21,8 @@ export interface CompletionRequest {
   readonly logprobs: boolean;
   /** Whether a kept conversation may be used; as llama.cpp has it. */
   readonly useCache: boolean;
+  /** How many answers are wanted. */
+  readonly choices: number;
   /** What the request says; the rest is the server's choice. */
   readonly options: GenerateOptions;
 }
@@ -40,7 +42,6 @@ const IGNORED = new Set([
 
 /** Parameters that are refused unless they have a value that asks for nothing. */
 const NEUTRAL: Readonly<Record<string, (value: unknown) => boolean>> = {
-  n: (value) => value === 1,
   best_of: (value) => value === 1,
   echo: (value) => value === false,
   suffix: (value) => value === '',
@@ -68,6 +69,7 @@ const COMMON = [
   'repetition_penalty',
   'logprobs',
   'cache_prompt',
+  'n',
 ];
 
 const KNOWN = {
@@ -111,8 +113,15 @@ export function parseRequest(kind: 'chat' | 'text', json: unknown): CompletionRe
     includeUsage: streamOptions.include_usage === true,
     logprobs: logprobs !== undefined,
     useCache: boolean(body, 'cache_prompt') ?? true,
+    choices: parseChoices(body),
     options: parseOptions(body, logprobs),
   };
+}
+
+function parseChoices(body: Body): number {
+  const choices = count(body, 'n', MAX_CHOICES) ?? 1;
+  if (choices === 0) throw bad('n', `must be an integer from 1 to ${MAX_CHOICES}`);
+  return choices;
 }
 
 function parseOptions(body: Body, topLogprobs: number | undefined): GenerateOptions {
@@ -129,6 +138,9 @@ function parseOptions(body: Body, topLogprobs: number | undefined): GenerateOpti
     topLogprobs,
   });
 }
+
+/** As OpenAI has it. */
+const MAX_CHOICES = 128;
 
 /** The roles that clients use; a template decides what it does with each. */
 const ROLES = ['system', 'developer', 'user', 'assistant', 'tool'];

@@ -5,6 +5,7 @@
  */
 
 import type { GeneratedToken, GenerationSummary, StopReason } from '../generate.js';
+import type { SampleToken } from '../samples.js';
 import type { Tokenizer } from '../text/tokenizer.js';
 import type { CompletionRequest } from './openai-request.js';
 
@@ -16,70 +17,108 @@ export interface AnswerHead {
   readonly model: string;
 }
 
-/** Writes the answer to one request. */
+/** Writes the choices of the answer to one request. */
 export class AnswerWriter {
   readonly #request: CompletionRequest;
   readonly #head: AnswerHead;
-  readonly #tokenizer: Tokenizer;
-  readonly #logprobs: { readonly token: GeneratedToken; readonly offset: number }[] = [];
-  #length = 0;
-  #isFirst = true;
+  readonly #choices: readonly ChoiceWriter[];
 
   constructor(request: CompletionRequest, head: AnswerHead, tokenizer: Tokenizer) {
     this.#request = request;
     this.#head = head;
-    this.#tokenizer = tokenizer;
+    this.#choices = Array.from(
+      { length: request.choices },
+      (_, index) => new ChoiceWriter(index, request, tokenizer),
+    );
   }
 
   /** Notes a token, for an answer in one piece. */
-  note(token: GeneratedToken): void {
-    if (this.#request.logprobs && !this.#isEnd(token)) this.#logprobs.push({ token, offset: this.#length });
-    this.#length += token.text.length;
+  note(token: SampleToken): void {
+    this.#choices[token.sample].note(token);
   }
 
   /** One event of a stream. @returns undefined for a token that shows nothing */
-  chunk(token: GeneratedToken): object | undefined {
-    this.#logprobs.length = 0;
-    this.note(token);
-    if (token.text === '' && this.#logprobs.length === 0) return undefined;
-    return this.#event(token.text, null);
+  chunk(token: SampleToken): object | undefined {
+    const choice = this.#choices[token.sample].chunk(token);
+    return choice && this.#event(choice);
   }
 
-  /** The event that ends a stream. */
-  lastChunk({ stopReason }: GenerationSummary): object {
-    this.#logprobs.length = 0;
-    return this.#event('', finishReason(stopReason));
+  /** The events that end the choices of a stream. */
+  lastChunks(summaries: readonly GenerationSummary[]): object[] {
+    return this.#choices.map((choice, i) => this.#event(choice.lastChunk(summaries[i])));
   }
 
-  /** The event after that, if the request asks for it. */
-  usageChunk(summary: GenerationSummary): object {
-    return { ...this.#head, object: this.#streamObject, choices: [], usage: usage(summary) };
+  /** The event after those, if the request asks for it. */
+  usageChunk(summaries: readonly GenerationSummary[]): object {
+    return { ...this.#head, object: this.#streamObject, choices: [], usage: usage(summaries) };
   }
 
   /** The answer in one piece. */
-  whole(summary: GenerationSummary): object {
-    const isChat = this.#request.kind === 'chat';
-    const said = isChat
-      ? { message: { role: 'assistant', content: summary.text, refusal: null } }
-      : { text: summary.text };
-    const finish_reason = finishReason(summary.stopReason);
-    const choice = { index: 0, ...said, logprobs: this.#logprobsOf(), finish_reason };
-    const object = isChat ? 'chat.completion' : 'text_completion';
-    return { ...this.#head, object, choices: [choice], usage: usage(summary) };
+  whole(summaries: readonly GenerationSummary[]): object {
+    const object = this.#request.kind === 'chat' ? 'chat.completion' : 'text_completion';
+    const choices = this.#choices.map((choice, i) => choice.whole(summaries[i]));
+    return { ...this.#head, object, choices, usage: usage(summaries) };
   }
 
   get #streamObject(): string {
     return this.#request.kind === 'chat' ? 'chat.completion.chunk' : 'text_completion';
   }
 
-  #event(text: string, finish_reason: string | null): object {
+  #event(choice: object): object {
+    const usage = this.#request.includeUsage ? { usage: null } : {};
+    return { ...this.#head, object: this.#streamObject, choices: [choice], ...usage };
+  }
+}
+
+/** Writes one choice. */
+class ChoiceWriter {
+  readonly #index: number;
+  readonly #request: CompletionRequest;
+  readonly #tokenizer: Tokenizer;
+  readonly #logprobs: { readonly token: GeneratedToken; readonly offset: number }[] = [];
+  #length = 0;
+  #isFirst = true;
+
+  constructor(index: number, request: CompletionRequest, tokenizer: Tokenizer) {
+    this.#index = index;
+    this.#request = request;
+    this.#tokenizer = tokenizer;
+  }
+
+  note(token: GeneratedToken): void {
+    if (this.#request.logprobs && !this.#isEnd(token)) this.#logprobs.push({ token, offset: this.#length });
+    this.#length += token.text.length;
+  }
+
+  chunk(token: GeneratedToken): object | undefined {
+    this.#logprobs.length = 0;
+    this.note(token);
+    if (token.text === '' && this.#logprobs.length === 0) return undefined;
+    return this.#delta(token.text, null);
+  }
+
+  lastChunk({ stopReason }: GenerationSummary): object {
+    this.#logprobs.length = 0;
+    return this.#delta('', finishReason(stopReason));
+  }
+
+  whole({ text, stopReason }: GenerationSummary): object {
+    const isChat = this.#request.kind === 'chat';
+    const said = isChat ? { message: { role: 'assistant', content: text, refusal: null } } : { text };
+    return {
+      index: this.#index,
+      ...said,
+      logprobs: this.#logprobsOf(),
+      finish_reason: finishReason(stopReason),
+    };
+  }
+
+  #delta(text: string, finish_reason: string | null): object {
     const role = this.#isFirst ? { role: 'assistant' } : {};
     const content = text === '' && !this.#isFirst ? {} : { content: text };
     const said = this.#request.kind === 'chat' ? { delta: { ...role, ...content } } : { text };
     this.#isFirst = false;
-    const choice = { index: 0, ...said, logprobs: this.#logprobsOf(), finish_reason };
-    const usage = this.#request.includeUsage ? { usage: null } : {};
-    return { ...this.#head, object: this.#streamObject, choices: [choice], ...usage };
+    return { index: this.#index, ...said, logprobs: this.#logprobsOf(), finish_reason };
   }
 
   #logprobsOf(): object | null {
@@ -131,11 +170,14 @@ function finishReason(reason: StopReason | undefined): 'stop' | 'length' {
   return reason === 'maxTokens' || reason === 'contextFull' ? 'length' : 'stop';
 }
 
-function usage({ promptTokens, generatedTokens, reusedTokens }: GenerationSummary): object {
+/** The prompt is read once, however many choices there are. */
+function usage(summaries: readonly GenerationSummary[]): object {
+  const [{ promptTokens, reusedTokens }] = summaries;
+  const completion = summaries.reduce((sum, { generatedTokens }) => sum + generatedTokens, 0);
   return {
     prompt_tokens: promptTokens,
-    completion_tokens: generatedTokens,
-    total_tokens: promptTokens + generatedTokens,
+    completion_tokens: completion,
+    total_tokens: promptTokens + completion,
     prompt_tokens_details: { cached_tokens: reusedTokens },
   };
 }

@@ -1,5 +1,5 @@
 /**
- * Who may run: so many requests at once, so many more in a queue, first come, first served.
+ * Who may run: so many answers at once, so many more requests in a queue, first come, first served.
  *
  * @module
  */
@@ -14,12 +14,16 @@ export class Slots {
   readonly #limit: number;
   readonly #queueLimit: number;
   #running = 0;
-  readonly #queue: (() => void)[] = [];
+  readonly #queue: { readonly count: number; readonly enter: () => void }[] = [];
   readonly #whenIdle: (() => void)[] = [];
 
   constructor(limit: number, queueLimit: number) {
     this.#limit = limit;
     this.#queueLimit = queueLimit;
+  }
+
+  get limit(): number {
+    return this.#limit;
   }
 
   get running(): number {
@@ -39,46 +43,60 @@ export class Slots {
   }
 
   /**
-   * Waits for a slot.
+   * Waits for slots. Who comes later waits longer, also if it needs fewer.
    *
-   * @returns gives the slot back, once
+   * @param count at most as many as there are
+   * @returns gives the slots back, once
    * @throws {BusyError} if too many wait already
    * @throws the signal's reason, if it fires first
    */
-  async acquire(signal: AbortSignal): Promise<() => void> {
+  async acquire(signal: AbortSignal, count = 1): Promise<() => void> {
     signal.throwIfAborted();
-    if (this.#running >= this.#limit) {
+    if (this.#queue.length > 0 || this.#running + count > this.#limit) {
       if (this.#queue.length >= this.#queueLimit) {
-        throw new BusyError(`${this.#running} requests run and ${this.#queue.length} wait; try again later`);
+        throw new BusyError(
+          `${this.#running} answers run and ${this.#queue.length} requests wait; try again later`,
+        );
       }
-      await this.#wait(signal); // takes over the slot of whoever leaves
-    } else this.#running++;
+      await this.#wait(signal, count);
+    } else this.#running += count;
     let isHeld = true;
     return () => {
       if (!isHeld) return;
       isHeld = false;
-      const next = this.#queue.shift();
-      if (next) {
-        next();
-        return;
-      }
-      this.#running--;
+      this.#running -= count;
+      this.#admit();
       if (this.#running === 0) for (const resolve of this.#whenIdle.splice(0)) resolve();
     };
   }
 
-  #wait(signal: AbortSignal): Promise<void> {
+  #wait(signal: AbortSignal, count: number): Promise<void> {
     return new Promise((resolve, reject) => {
       const leave = () => {
-        this.#queue.splice(this.#queue.indexOf(enter), 1);
+        this.#queue.splice(this.#queue.indexOf(waiting), 1);
         reject(signal.reason);
+        this.#admit(); // the next may need fewer
       };
       const enter = () => {
         signal.removeEventListener('abort', leave);
         resolve();
       };
+      const waiting = { count, enter };
       signal.addEventListener('abort', leave, { once: true });
-      this.#queue.push(enter);
+      this.#queue.push(waiting);
     });
+  }
+
+  /** Lets those in, in order, for whom there is room. */
+  #admit(): void {
+    for (
+      let next = this.#queue[0];
+      next && this.#running + next.count <= this.#limit;
+      next = this.#queue[0]
+    ) {
+      this.#queue.shift();
+      this.#running += next.count;
+      next.enter();
+    }
   }
 }

@@ -62,6 +62,8 @@ describeInChromium('the explorer', () => {
   /** For loading the model and a first token. */
   let nodeSeconds: number;
   const expected = new Map<string, readonly number[]>();
+  /** Of the text of lane 1, by the caches of lane 1 and of the reader. */
+  const losses = new Map<string, string>();
 
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), 'xquant-explorer-'));
@@ -72,6 +74,12 @@ describeInChromium('the explorer', () => {
     nodeSeconds = (performance.now() - started) / 1000;
     for (const cache of PAIRS.flat()) {
       expected.set(cache, await node.generate(PROMPT, { ...SAMPLING, cache, maxTokens: TOKENS }));
+    }
+    for (const [first, second] of PAIRS) {
+      const text = expected.get(first) as readonly number[];
+      for (const cache of [first, second]) {
+        losses.set(`${first} ${cache}`, (await node.loss(PROMPT, text, cache)).toFixed(3));
+      }
     }
     snapshot = await node.snapshot(PROMPT, { ...SAMPLING, cache: SAVED, maxTokens: 8 });
     const whole = await node.generate(PROMPT, { ...SAMPLING, cache: SAVED, maxTokens: 8 + TOKENS });
@@ -137,6 +145,10 @@ describeInChromium('the explorer', () => {
           const ids = [await tokensOf(page, 0), await tokensOf(page, 1)];
           expect(ids[0], pair[0]).toEqual(expected.get(pair[0]));
           expect(ids[1], pair[1]).toEqual(expected.get(pair[1]));
+          for (const [lane, cache] of pair.entries()) {
+            const shown = await page.textContent(`article:nth-child(${lane + 1}) .stats div:nth-child(2) dd`);
+            expect(shown, `loss with ${cache}`).toBe(losses.get(`${pair[0]} ${cache}`));
+          }
           const parting = ids[0].findIndex((id, i) => id !== ids[1][i]);
           for (const lane of [0, 1]) {
             const marked = await page
@@ -153,7 +165,7 @@ describeInChromium('the explorer', () => {
         const legend = await page.textContent('article:nth-child(2) .legend');
         expect(legend).toMatch(/codes .*scales .*minima .*window/);
         expect(await page.textContent('article:nth-child(2) .stats')).toMatch(
-          /\d+\.\d.*loss.*\d\.\d{3}.*times/,
+          /\d+\.\d.*loss.*\d\.\d{3}.*times smaller.*times larger/,
         );
       });
 
@@ -238,6 +250,37 @@ describeInChromium('the explorer', () => {
         expect(await page.inputValue('#teraflops')).toBe('165.2');
         await page.fill('#bandwidth', '0');
         expect(await page.textContent('#roofline-note')).toMatch(/above zero/);
+      });
+
+      it('shows calibrated caches with the bits and the importance of their channels', async () => {
+        await page.selectOption('#cache-1', 'xquant-cl:1@calibrated');
+        await page.fill('#text', TEXT);
+        await page.click('#inspect');
+        await page.waitForSelector('#spectrum svg');
+        expect(await page.locator('#spectrum svg rect').count()).toBeGreaterThan(256);
+        const note = (await page.textContent('#inside-note')) ?? '';
+        const channels = [...note.matchAll(/(\d+) with (?:none|\d bits?)/g)].map(([, count]) =>
+          Number(count),
+        );
+        expect(channels.length).toBeGreaterThan(1);
+        expect(channels.reduce((sum, count) => sum + count, 0)).toBe(256);
+        expect(await page.locator('#maps figure').count()).toBe(4);
+        const [download] = server.requests.filter(({ path }) => path.endsWith('calibration.safetensors'));
+        expect(download).toBeDefined();
+        // The next visit has it already.
+        const before = server.requests.length;
+        await page.reload();
+        await page.selectOption('#cache-1', 'xquant-cl:1@calibrated');
+        await page.fill('#text', TEXT);
+        await page.click('#inspect');
+        await page.waitForSelector('#spectrum svg');
+        const again = server.requests
+          .slice(before)
+          .filter(({ path }) => path.endsWith('calibration.safetensors'));
+        expect(again.reduce((sum, { bytes }) => sum + bytes, 0)).toBeLessThan(1000);
+        await page.selectOption('#cache-1', 'kv');
+        await page.click('#inspect');
+        await page.waitForSelector('#spectrum', { state: 'hidden' });
       });
 
       it('works with the keyboard alone', async () => {

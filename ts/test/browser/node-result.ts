@@ -10,7 +10,9 @@ import { WasmModel } from '../../src/engine/wasm-model.js';
 import { type GenerateOptions, generate } from '../../src/generate.js';
 import { loadModelFile } from '../../src/io/load-model.js';
 import { writeSnapshot } from '../../src/io/snapshot.js';
+import { row } from '../../src/numerics/matrix.js';
 import { measurePerplexity } from '../../src/perplexity.js';
+import { logSumExp } from '../../src/sampling.js';
 import { Tokenizer } from '../../src/text/tokenizer.js';
 
 /** The repository, with `/` at the end. */
@@ -52,6 +54,22 @@ export class NodeModel implements AsyncDisposable {
     const { sequence, pending, generated } = generation;
     const { cache, tokens } = sequence;
     return writeSnapshot({ cache, tokens, pending, generated, fingerprint: this.#fingerprint });
+  }
+
+  /** @returns mean loss of a prompt and the tokens after it, each run by itself, in nats a token */
+  async loss(prompt: string, ids: readonly number[], cache: string): Promise<number> {
+    const own = this.#model.createCache(cache);
+    const read = [...this.#tokenizer.encode(prompt)];
+    const next = [...read.slice(1), ...ids];
+    const passes = [read, ...ids.slice(0, -1).map((id) => [id])];
+    let sum = 0;
+    let at = 0;
+    for (const tokens of passes) {
+      const logits = await this.#model.forward(tokens, own, { logits: 'all' });
+      for (let t = 0; t < logits.rows; t++) sum += logSumExp(row(logits, t)) - row(logits, t)[next[at++]];
+    }
+    own.dispose();
+    return sum / next.length;
   }
 
   /** @returns perplexity of a text with each cache */

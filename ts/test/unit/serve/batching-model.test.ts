@@ -102,6 +102,35 @@ describe('slots', () => {
     expect(slots.running).toBe(0);
   });
 
+  it('are taken several at once, and nobody overtakes who needs more', async () => {
+    const slots = new Slots(3, 3);
+    const order: string[] = [];
+    const enter = async (name: string, count: number, signal = never) => {
+      const leave = await slots.acquire(signal, count);
+      order.push(`${name} ${slots.running}`);
+      return leave;
+    };
+    const first = await enter('first', 2);
+    const large = enter('large', 3);
+    const small = enter('small', 1); // there is room, but not its turn
+    await Promise.resolve();
+    expect(order).toEqual(['first 2']);
+    first();
+    (await large)();
+    (await small)();
+    expect(order).toEqual(['first 2', 'large 3', 'small 1']);
+
+    const controller = new AbortController();
+    const two = await enter('two', 2);
+    const impatient = enter('impatient', 3, controller.signal);
+    const behind = enter('behind', 1);
+    controller.abort(new Error('gone'));
+    await expect(impatient).rejects.toThrow('gone');
+    (await behind)();
+    two();
+    expect(slots.running).toBe(0);
+  });
+
   it('are not taken by who has gone', async () => {
     const slots = new Slots(1, 2);
     const leave = await slots.acquire(never);

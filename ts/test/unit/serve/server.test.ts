@@ -108,6 +108,37 @@ describe('the openai client', () => {
     expect(stopped.message.content).toBe(content.slice(0, content.indexOf(stop)));
   });
 
+  it('gets several answers to one prompt, whole and streamed', async () => {
+    const random = { ...ASK, temperature: 1, max_tokens: 12, cache_prompt: false, seed: 5 };
+    const { choices, usage } = await client.chat.completions.create({ ...random, n: 3 });
+    expect(choices.map(({ index }) => index)).toEqual([0, 1, 2]);
+    const texts = choices.map(({ message }) => message.content);
+    expect(new Set(texts).size).toBe(3);
+    const alone = await client.chat.completions.create(random);
+    expect(texts[0]).toBe(alone.choices[0].message.content);
+    expect(usage?.prompt_tokens).toBe(alone.usage?.prompt_tokens);
+    expect(usage?.completion_tokens).toBeGreaterThan(alone.usage?.completion_tokens ?? 0);
+
+    const streamed = ['', '', ''];
+    const ended = new Set<number>();
+    for await (const { choices } of await client.chat.completions.create({ ...random, n: 3, stream: true })) {
+      for (const { index, delta, finish_reason } of choices) {
+        streamed[index] += delta.content ?? '';
+        if (finish_reason) ended.add(index);
+      }
+    }
+    expect(streamed).toEqual(texts);
+    expect([...ended].sort()).toEqual([0, 1, 2]);
+    const next = [...ASK.messages, { role: 'assistant' as const, content: texts[2] }, user('who')];
+    const { usage: later } = await client.chat.completions.create({ ...ASK, messages: next });
+    expect(later?.prompt_tokens_details?.cached_tokens).toBeGreaterThan(0);
+  });
+
+  it.each([0, 5, 1.5, 'many'])('is refused %j answers at once', async (n) => {
+    const refused = client.chat.completions.create({ ...ASK, n: n as number });
+    await expect(refused).rejects.toMatchObject({ status: 400, param: 'n' });
+  });
+
   it('is told how much of a conversation was kept', async () => {
     const first = [user(`unique ${'in the inn '.repeat(4)}`)];
     const { choices, usage } = await client.chat.completions.create({ ...ASK, messages: first });
@@ -127,7 +158,6 @@ describe('the openai client', () => {
     ['no messages', { messages: [] }, 400, /"messages" must be a list/],
     ['a role that there is not', { messages: [{ role: 'king', content: 'x' }] }, 400, /messages\[0\]\.role/],
     ['an image', { messages: [{ role: 'user', content: [{ type: 'image_url' }] }] }, 400, /only "text"/],
-    ['several answers', { n: 2 }, 400, /"n": 2 is not supported/],
     ['tools', { tools: [{}] }, 400, /"tools": .* is not supported/],
     ['JSON', { response_format: { type: 'json_object' } }, 400, /"response_format"/],
     ['a parameter that there is not', { temprature: 1 }, 400, /"temprature": is not a parameter/],
