@@ -11,7 +11,7 @@
  *     --key-weights exact    or int8
  *     --part kernels|models  one half only
  *     --json                 prints JSON instead of tables
- *     --out file             writes the JSON there, too (docs/benchmarks.md is made from such files)
+ *     --out file             writes the JSON there, too; npm run bench:all measures what docs/benchmarks.md shows
  *
  * The model has random weights in the shape of SmolLM2-135M and is made on the spot. What is measured, and by which
  * clock, stands in kernels.ts and speed.ts.

@@ -10,9 +10,9 @@
 import type { FactorProgress } from './cache/factors.js';
 import { WasmModel, type WasmModelOptions } from './engine/wasm-model.js';
 import { ConfigError } from './errors.js';
-import type { ModelFile } from './io/model-file.js';
+import type { ModelFile, UnreadModelFile } from './io/model-file.js';
 import { ReferenceModel } from './model/transformer.js';
-import { referenceWeights } from './model/weights.js';
+import { readWeights, referenceWeights } from './model/weights.js';
 
 /** Implementations; the first is the default. */
 export const BACKENDS = ['wasm', 'reference'] as const;
@@ -31,14 +31,14 @@ export interface BackendOptions extends WasmModelOptions {
 /**
  * Makes a model that runs.
  *
- * @param file its weights are read and not kept by the engine
+ * @param file its weights are read and not kept by the engine, which takes them piece by piece where they are in files
  * @param options what is not of {@link BackendOptions} is ignored
  * @throws {ConfigError} if `backend` is not one of {@link BACKENDS}, or an option is not for it
  * @throws {KernelError} if the runtime has no WebAssembly SIMD, or a kernel binary is missing or damaged
  * @throws {MemoryError} if the weights do not fit in the memory limit
  */
 export async function startModel(
-  { config, weights }: Pick<ModelFile, 'config' | 'weights'>,
+  { config, weights }: Pick<ModelFile | UnreadModelFile, 'config' | 'weights'>,
   options: BackendOptions = {},
 ): Promise<WasmModel | ReferenceModel> {
   const { backend = BACKENDS[0], onFactor, threads, kernel, memoryLimit, keyWeights, binary } = options;
@@ -48,5 +48,5 @@ export async function startModel(
   for (const [option, value] of Object.entries(engine)) {
     if (value !== undefined) throw new ConfigError(option, value, 'absent: the reference backend has none');
   }
-  return new ReferenceModel(config, referenceWeights(weights), onFactor);
+  return new ReferenceModel(config, referenceWeights(await readWeights(weights)), onFactor);
 }

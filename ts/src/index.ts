@@ -216,6 +216,8 @@ export type {
 export { ReferenceModel } from './model/transformer.js';
 export {
   type FileWeights,
+  type UnreadTensor,
+  type UnreadWeights,
   type LayerWeights,
   type ModelWeights,
   type ReferenceWeights,
@@ -247,8 +249,15 @@ export {
   loadModelFile,
   type ModelSource,
   readModelHeader,
+  useModelFile,
 } from './io/load-model.js';
-export type { ModelFile, ModelHeader, TensorInfo, WeightTypeSummary } from './io/model-file.js';
+export type {
+  ModelFile,
+  ModelHeader,
+  TensorInfo,
+  UnreadModelFile,
+  WeightTypeSummary,
+} from './io/model-file.js';
 export type { LoadProgress } from './io/progress.js';
 export { loadSnapshot, saveSnapshot } from './io/snapshot-file.js';
 export { SNAPSHOT_VERSION } from './io/snapshot-sections.js';

@@ -6,8 +6,8 @@
 
 import { type BackendOptions, startModel } from './backends.js';
 import { ConfigError } from './errors.js';
-import { type LoadOptions, loadModelFile, type ModelSource } from './io/load-model.js';
-import type { ModelFile } from './io/model-file.js';
+import { type LoadOptions, type ModelSource, useModelFile } from './io/load-model.js';
+import type { ModelFile, UnreadModelFile } from './io/model-file.js';
 import type { LanguageModel } from './model/language-model.js';
 import { inNode } from './platform.js';
 import { Tokenizer } from './text/tokenizer.js';
@@ -46,7 +46,14 @@ export interface LoadedModel {
  * ```
  */
 export async function loadModel(source: ModelSource, options: LoadModelOptions = {}): Promise<LoadedModel> {
-  const { weights, ...file } = await loadModelFile(source, { keep: inNode(), ...options });
+  return useModelFile(source, { keep: inNode(), ...options }, (file) => startLoaded(file, source, options));
+}
+
+async function startLoaded(
+  { weights, ...file }: UnreadModelFile,
+  source: ModelSource,
+  options: LoadModelOptions,
+): Promise<LoadedModel> {
   // First: a tokenizer that cannot be built must not leave an engine behind.
   const tokenizer = new Tokenizer(file.tokenizer);
   const model = await startModel({ ...file, weights }, options);

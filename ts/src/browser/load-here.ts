@@ -7,8 +7,8 @@
 import { type BackendName, type BackendOptions, startModel } from '../backends.js';
 import type { WasmBuild } from '../engine/load-wasm.js';
 import { WasmModel } from '../engine/wasm-model.js';
-import { type LoadOptions, loadModelFile, type ModelSource } from '../io/load-model.js';
-import type { ModelFile } from '../io/model-file.js';
+import { type LoadOptions, type ModelSource, useModelFile } from '../io/load-model.js';
+import type { ModelFile, UnreadModelFile } from '../io/model-file.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { type ModelStorage, StoredFetch } from './storage.js';
 
@@ -30,30 +30,32 @@ export interface LoadedHere {
 /**
  * Loads a model on this thread.
  *
- * @throws what `loadModelFile` and `startModel` throw
+ * @throws what `useModelFile` and `startModel` throw
  * @throws {StorageError} if the model cannot be kept
  */
 export async function loadHere(source: ModelSource, options: LoadHereOptions = {}): Promise<LoadedHere> {
   const { storage, ...rest } = options;
-  const { weights, ...file } = await loadThrough(storage, source, rest);
   // Where the kernels are is always known, whether or not they will be asked for.
   const binary = rest.backend === 'reference' ? undefined : rest.binary;
-  const model = await startModel({ ...file, weights }, { ...rest, binary });
-  return model instanceof WasmModel
-    ? { model, file, backend: model.backend, threads: model.threads, build: model.build }
-    : { model, file, backend: model.backend, threads: 1 };
+  return useThrough(storage, source, rest, async ({ weights, ...file }) => {
+    const model = await startModel({ ...file, weights }, { ...rest, binary });
+    return model instanceof WasmModel
+      ? { model, file, backend: model.backend, threads: model.threads, build: model.build }
+      : { model, file, backend: model.backend, threads: 1 };
+  });
 }
 
-async function loadThrough(
+async function useThrough<T>(
   storage: ModelStorage | undefined,
   source: ModelSource,
   options: LoadOptions,
-): Promise<ModelFile> {
+  use: (file: UnreadModelFile) => Promise<T>,
+): Promise<T> {
   const remote = typeof source === 'string' || source instanceof URL;
-  if (!storage || !remote) return loadModelFile(source, options);
+  if (!storage || !remote) return useModelFile(source, options, use);
   const stored = new StoredFetch(storage, options.fetch);
   try {
-    return await loadModelFile(source, { ...options, fetch: stored.fetch });
+    return await useModelFile(source, { ...options, fetch: stored.fetch }, use);
   } catch (error) {
     // A reader sees a broken connection; this is what broke it.
     throw stored.failure ?? error;

@@ -69,6 +69,8 @@ export interface NamedFactors {
 
 /** Where what is known of a model outlives a run; see io/calibration-store.ts. */
 export interface FactorKeeper {
+  /** Whether {@link factors} has them. */
+  has(layer: number, matrix: FactoredMatrix): boolean;
   /** Factors that a run before has kept. */
   factors(layer: number, matrix: FactoredMatrix): LatentFactors | undefined;
   /** Keeps factors for the next run. */
@@ -84,10 +86,15 @@ export interface FactorKeeper {
   findCalibration(): Calibration | undefined;
 }
 
-/** Factors of a model, each computed when it is first asked for and kept. */
+/**
+ * Factors of a model, each computed when it is first asked for. What a keeper has is read when somebody needs it, and not
+ * held: the plan of a cache has its own form of it, and all factors together are half as large as a small model.
+ */
 export class ComputedFactors implements FactorSource, CalibrationFinder {
   readonly #projections: readonly KeyValueProjection[];
   readonly #known = new Map<string, LatentFactors>();
+  /** Those of the keeper, as long as somebody uses them: caches of the reference share them. */
+  readonly #read = new Map<string, WeakRef<LatentFactors>>();
   readonly #calibrations = new Map<string, Calibrations[keyof Calibrations]>();
   readonly #onCompute: FactorProgress | undefined;
   #keeper: FactorKeeper | undefined;
@@ -113,7 +120,7 @@ export class ComputedFactors implements FactorSource, CalibrationFinder {
 
   /** Whether factors need not be computed any more. */
   has(layer: number, name: FactoredMatrix): boolean {
-    return this.#stored(layer, name) !== undefined;
+    return this.#known.has(factorKey(layer, name)) || this.#keeper?.has(layer, name) === true;
   }
 
   /** Looks for what is not known in what runs before have kept. */
@@ -123,15 +130,19 @@ export class ComputedFactors implements FactorSource, CalibrationFinder {
 
   /** Hands factors that were computed since the last call to the keeper, all at once: it writes a whole file. */
   keepComputed(): void {
-    if (this.#unkept.length > 0) this.#keeper?.keep(this.#unkept);
+    if (!this.#keeper || this.#unkept.length === 0) return;
+    this.#keeper.keep(this.#unkept);
+    for (const { layer, matrix } of this.#unkept) this.#known.delete(factorKey(layer, matrix));
     this.#unkept = [];
   }
 
   /** Factors that need not be computed. */
   #stored(layer: number, name: FactoredMatrix): LatentFactors | undefined {
     const key = factorKey(layer, name);
-    const found = this.#known.get(key) ?? this.#keeper?.factors(layer, name);
-    if (found) this.#known.set(key, found);
+    const known = this.#known.get(key) ?? this.#read.get(key)?.deref();
+    if (known) return known;
+    const found = this.#keeper?.factors(layer, name);
+    if (found) this.#read.set(key, new WeakRef(found));
     return found;
   }
 

@@ -15,9 +15,10 @@ import { planBytes } from '../engine/plan-bytes.js';
 import { WasmModel } from '../engine/wasm-model.js';
 import type { CachedSequence } from '../generate.js';
 import { readCalibration } from '../io/kvquant-calibration.js';
-import { loadModelFile } from '../io/load-model.js';
+import { useModelFile } from '../io/load-model.js';
 import type { ModelHeader } from '../io/model-file.js';
 import { embeddedCalibrations, nodeStore } from '../io/node-calibration.js';
+import type { LoadProgress } from '../io/progress.js';
 import { type FactorName, factorsOfCache, readFactors } from '../io/svd-factors.js';
 import { type MemoryTotals, memoryTotals } from '../memory-totals.js';
 import type { LanguageModel } from '../model/language-model.js';
@@ -41,7 +42,7 @@ export interface OpenedModel {
 /**
  * Loads a model, uses it, and frees it however that ends.
  *
- * @throws what loading throws; see `loadModelFile`
+ * @throws what loading throws; see `useModelFile`
  */
 export async function withModel<T>(
   options: ModelOptions,
@@ -59,18 +60,17 @@ export async function withModel<T>(
 
 async function openModel(options: ModelOptions, terminal: Terminal): Promise<OpenedModel> {
   const { signal } = terminal;
-  const file = await withProgress(terminal, 'loading', (update) =>
-    loadModelFile(options.model, {
-      keep: options.keep,
-      signal,
-      onProgress: ({ loadedBytes, totalBytes }) => update(loadedBytes, totalBytes ?? loadedBytes),
-    }),
-  );
-  const tokenizer = new Tokenizer(file.tokenizer);
-  const { weights: _weights, fingerprint, ...header } = file;
-  const model = await startModel(file, options);
-  model.factors.useKeeper(nodeStore(options.model, file, options.calibration));
-  return { model, factors: model.factors, header, fingerprint, tokenizer };
+  return withProgress(terminal, 'loading', (update) => {
+    const onProgress = ({ loadedBytes, totalBytes }: LoadProgress) =>
+      update(loadedBytes, totalBytes ?? loadedBytes);
+    return useModelFile(options.model, { keep: options.keep, signal, onProgress }, async (file) => {
+      const tokenizer = new Tokenizer(file.tokenizer);
+      const { weights: _weights, fingerprint, ...header } = file;
+      const model = await startModel(file, options);
+      model.factors.useKeeper(nodeStore(options.model, file, options.calibration));
+      return { model, factors: model.factors, header, fingerprint, tokenizer };
+    });
+  });
 }
 
 /** What runs a model, for reports. */

@@ -8,7 +8,7 @@ import { readFileSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 import { WasmModel } from '../engine/wasm-model.js';
 import { readCalibration } from '../io/kvquant-calibration.js';
-import { loadModelFile } from '../io/load-model.js';
+import { useModelFile } from '../io/load-model.js';
 import { nodeStore } from '../io/node-calibration.js';
 import { isKept } from '../io/node-kept-models.js';
 import { ModelEvaluator, type WindowTask } from '../reproduce/evaluator.js';
@@ -19,8 +19,14 @@ import type { WindowThreadMessage, WindowThreadSetup } from './window-threads.js
 const { model: name, engine, factors, calibration } = workerData as WindowThreadSetup;
 
 async function start(): Promise<ModelEvaluator> {
-  const { config, weights, fingerprint } = await loadModelFile(name, { keep: await isKept(name) });
-  const model = await WasmModel.load(config, weights, engine);
+  const { model, config, fingerprint } = await useModelFile(
+    name,
+    { keep: await isKept(name) },
+    async (file) => ({
+      ...file,
+      model: await WasmModel.load(file.config, file.weights, engine),
+    }),
+  );
   model.factors.useKeeper(nodeStore(name, { config, fingerprint }));
   for (const each of factors) model.factors.preset(each.layer, each.matrix, each.factors);
   if (calibration === undefined) presetOwnCalibration({ model, factors: model.factors });

@@ -5,13 +5,13 @@
  */
 
 import { NumericError } from '../errors.js';
+import type { UnreadTensor } from '../model/weights.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
 import {
   findNonFiniteBlock,
   type ProductType,
   rewriteBlocks,
   WEIGHT_BLOCKS,
-  type WeightTensor,
   weightBytes,
 } from '../quant/weight-types.js';
 import { ACTIVATION_TILE, panelBytes, tileBytes } from './kernels.js';
@@ -31,29 +31,52 @@ export function takesTile(type: ProductType): boolean {
   return type.startsWith('Q');
 }
 
-/** Bytes copied at a time while a matrix is repacked. */
-const REPACK_BYTES = 1 << 20;
+/** Bytes read and repacked at a time. */
+const PIECE_BYTES = 1 << 20;
 
 /**
- * Copies a matrix into linear memory, in panels.
+ * Where the pieces of a file pass through: one piece of memory for all, since the garbage of one for each would come to
+ * the size of the file.
+ */
+export class PieceBuffer {
+  #bytes = new Uint8Array(0);
+
+  /** At least so many bytes; those of the piece before are lost. */
+  room(length: number): Uint8Array {
+    if (this.#bytes.length < length) this.#bytes = new Uint8Array(length);
+    return this.#bytes;
+  }
+}
+
+/**
+ * Copies a matrix into linear memory, in panels, piece by piece.
  *
  * @param tensor read
+ * @throws {LoadError} if it cannot be read
  * @throws {MemoryError} if there is no room
  * @throws {NumericError} if a weight is NaN or infinite
  */
-export function placeMatrix(memory: LinearMemory, immediate: Recorder, tensor: WeightTensor): PlacedMatrix {
-  assertFiniteWeights(tensor);
+export async function placeMatrix(
+  memory: LinearMemory,
+  immediate: Recorder,
+  tensor: UnreadTensor,
+  buffer: PieceBuffer,
+): Promise<PlacedMatrix> {
   const { name, rows, columns } = tensor;
   const { product: type } = WEIGHT_BLOCKS[tensor.type];
   const pointer = memory.allocate(panelBytes(type, rows, columns), `weights "${name}"`);
   const source = WEIGHT_BLOCKS[tensor.type].rewrite ? type : (tensor.type as RepackedType);
   const rowBytes = weightBytes(source, 1, columns);
-  const step = Math.max(8, Math.floor(REPACK_BYTES / rowBytes / 8) * 8);
+  const fileRowBytes = weightBytes(tensor.type, 1, columns);
+  const step = Math.max(8, Math.floor(PIECE_BYTES / rowBytes / 8) * 8);
   const staging = memory.allocate(Math.min(step, rows) * rowBytes, `weights "${name}"`);
   const kernel = source === 'BF16' ? 'repackF16' : (`repack${source}` as const);
   for (let from = 0; from < rows; from += step) {
     const count = Math.min(step, rows - from);
-    memory.write(staging, rewriteBlocks(tensor.type, rowsOf(tensor, from, count)));
+    const length = count * fileRowBytes;
+    const bytes = await tensor.read(from * fileRowBytes, length, buffer.room(length));
+    assertFiniteWeights(tensor, bytes, from * columns);
+    memory.write(staging, rewriteBlocks(tensor.type, bytes));
     immediate.call(kernel, staging, count, columns, pointer + panelBytes(type, from, columns));
   }
   memory.free(staging);
@@ -62,11 +85,6 @@ export function placeMatrix(memory: LinearMemory, immediate: Recorder, tensor: W
 
 /** Types whose blocks a repacking kernel reads as they are in the file. */
 type RepackedType = ProductType | 'IQ4_XS';
-
-function rowsOf({ type, columns, bytes }: WeightTensor, from: number, count: number): Uint8Array {
-  const rowBytes = weightBytes(type, 1, columns);
-  return bytes.subarray(from * rowBytes, (from + count) * rowBytes);
-}
 
 /**
  * Reads a placed matrix back.
@@ -197,13 +215,14 @@ export function recordTile(
 }
 
 /**
- * Requires all weights to be finite. In the block formats only the scales can fail to be.
+ * Requires all weights of a piece to be finite. In the block formats only the scales can fail to be.
  *
+ * @param first index of its first weight in the matrix
  * @throws {NumericError} names the tensor and the place
  */
-function assertFiniteWeights(weights: WeightTensor): void {
-  const element = findNonFiniteBlock(weights);
+function assertFiniteWeights({ name, type }: UnreadTensor, bytes: Uint8Array, first: number): void {
+  const element = findNonFiniteBlock({ type, bytes });
   if (element < 0) return;
-  const tensor = `${weights.name}, element ${element}`;
+  const tensor = `${name}, element ${first + element}`;
   throw new NumericError('load', Number.NaN, { tensor }, 'a weight is not a finite number');
 }

@@ -28,7 +28,13 @@ import {
   assertRoom,
   assertTokens,
 } from '../model/tokens.js';
-import { assertWeightShapes, type FileWeights } from '../model/weights.js';
+import {
+  type AnyWeights,
+  assertWeightShapes,
+  type FileWeights,
+  type LayerWeights,
+  type UnreadWeights,
+} from '../model/weights.js';
 import type { Matrix } from '../numerics/matrix.js';
 import { inNode } from '../platform.js';
 import { messageOf } from '../printable.js';
@@ -108,7 +114,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   #kernels: Kernels;
   #team: Team;
   #model: PlacedModel;
-  #weightBytes = 0;
+  readonly #weightBytes: number;
   /** Buffers of passes of few rows. */
   #kept: PassBuffers | undefined;
   #ropePositions = 0;
@@ -120,8 +126,8 @@ export class WasmModel implements LanguageModel, CacheHost {
   #last: Promise<unknown> = Promise.resolve();
 
   private constructor(
-    config: ModelConfig,
-    weights: FileWeights,
+    model: PlacedModel,
+    layers: readonly LayerWeights<unknown>[],
     compiled: CompiledKernels,
     memory: LinearMemory,
     kernels: Kernels,
@@ -129,7 +135,7 @@ export class WasmModel implements LanguageModel, CacheHost {
     spawn: SpawnThread | undefined,
     options: WasmModelOptions,
   ) {
-    this.config = config;
+    this.config = model.config;
     this.build = compiled.build;
     this.threads = team.threads;
     this.keyWeights = options.keyWeights ?? 'exact';
@@ -138,19 +144,17 @@ export class WasmModel implements LanguageModel, CacheHost {
     this.#kernels = kernels;
     this.#team = team;
     this.#spawn = spawn;
-    const before = memory.usedBytes;
-    this.#model = placeModel(memory, team.immediate, config, weights);
-    this.#weightBytes = memory.usedBytes - before;
-    this.projections = this.#model.layers.map((layer, index) =>
-      this.#projection(index, layer, weights.layers[index]),
-    );
+    this.#model = model;
+    this.#weightBytes = memory.usedBytes;
+    this.projections = model.layers.map((layer, index) => this.#projection(index, layer, layers[index]));
     this.factors = new ComputedFactors(this.projections, options.onFactor);
   }
 
   /**
    * Compiles the kernels, starts the threads and copies the weights into linear memory.
    *
-   * @param weights read; nothing of them is kept
+   * @param weights read, and nothing of them is kept; those in files are read piece by piece
+   * @throws {LoadError} if weights cannot be read
    * @throws {ConfigError | ShapeError | NumericError} if config and weights do not fit together, or an option is
    *   outside its set
    * @throws {KernelError} if the runtime lacks a feature, or a binary is missing or damaged
@@ -158,7 +162,7 @@ export class WasmModel implements LanguageModel, CacheHost {
    */
   static async load(
     config: ModelConfig,
-    weights: FileWeights,
+    weights: FileWeights | UnreadWeights,
     options: WasmModelOptions = {},
   ): Promise<WasmModel> {
     assertModelConfig(config);
@@ -191,9 +195,10 @@ export class WasmModel implements LanguageModel, CacheHost {
       spawn: runtime.spawnThread,
     });
     try {
-      const layers = weights.layers.map((layer) => withScoreGains(layer, config));
-      const applied = { ...weights, layers };
-      return new WasmModel(config, applied, compiled, memory, kernels, team, runtime.spawnThread, options);
+      const given: AnyWeights = weights;
+      const layers = given.layers.map((layer) => withScoreGains(layer, config));
+      const model = await placeModel(memory, team.immediate, config, { ...given, layers });
+      return new WasmModel(model, layers, compiled, memory, kernels, team, runtime.spawnThread, options);
     } catch (error) {
       await team.dispose();
       throw error;
@@ -503,7 +508,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   }
 
   /** The layer as the reference's caches see it; matrices are read back from linear memory when asked for. */
-  #projection(layer: number, placed: PlacedLayer, file: FileWeights['layers'][number]): KeyValueProjection {
+  #projection(layer: number, placed: PlacedLayer, file: LayerWeights<unknown>): KeyValueProjection {
     const { hiddenSize, rmsNormEps } = this.config;
     const { kvDim } = derivedSizes(this.config);
     const read = (matrix: PlacedLayer['wK']) => readMatrix(this.memory, this.#team.immediate, matrix);

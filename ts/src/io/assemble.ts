@@ -10,18 +10,23 @@
 import { FormatError, ShapeError, UnsupportedModelError } from '../errors.js';
 import { derivedSizes, type ModelConfig } from '../model/config.js';
 import { type LayerRole, layerTensors, MODEL_TENSORS, NORM_ROLES } from '../model/tensors.js';
-import { assertWeightShapes, type FileWeights, type LayerWeights } from '../model/weights.js';
+import {
+  assertWeightShapes,
+  type LayerWeights,
+  readTensor,
+  type UnreadTensor,
+  type UnreadWeights,
+} from '../model/weights.js';
 import {
   dequantizeWeights,
   isWeightType,
   WEIGHT_TYPES,
-  type WeightTensor,
   type WeightType,
   weightBytes,
 } from '../quant/weight-types.js';
 import type { Family } from './families/family.js';
 import type { TensorInfo } from './model-file.js';
-import type { ByteSource } from './source.js';
+import { type ByteSource, memorySource } from './source.js';
 
 /** Kinds of files; tensors.ts has a name of each tensor in each of them. */
 export type FileFormat = 'gguf' | 'huggingFace';
@@ -142,22 +147,22 @@ export function countElements(tensors: readonly TensorInfo[]): number {
 }
 
 /**
- * Reads the bytes of tensors. A source in memory gives views; anything else is read into one buffer per
- * stretch of neighbouring tensors, so that no weight is copied after it has arrived.
+ * Brings tensors into memory. A source in memory gives views; anything else is read into one buffer per stretch of
+ * neighbouring tensors, so that a server gets few requests and no weight is copied after it has arrived.
  *
+ * @returns the same tensors, each with a source in memory
  * @throws {LoadError} if they cannot be read
  */
-export async function readTensors(tensors: readonly StoredTensor[]): Promise<Map<string, Uint8Array>> {
-  const bytes = new Map<string, Uint8Array>();
+export async function fetchTensors(tensors: readonly StoredTensor[]): Promise<StoredTensor[]> {
+  const fetched: StoredTensor[] = [];
   for (const stretch of stretches(tensors)) {
     const { source, offset: start } = stretch[0];
     const last = stretch[stretch.length - 1];
     const buffer = await source.read(start, last.offset + last.byteLength - start);
-    for (const { name, offset, byteLength } of stretch) {
-      bytes.set(name, buffer.subarray(offset - start, offset - start + byteLength));
-    }
+    const memory = memorySource(buffer, source.name);
+    for (const tensor of stretch) fetched.push({ ...tensor, source: memory, offset: tensor.offset - start });
   }
-  return bytes;
+  return fetched;
 }
 
 /** Neighbouring tensors that are read together. */
@@ -182,61 +187,64 @@ function stretches(tensors: readonly StoredTensor[]): StoredTensor[][] {
 }
 
 /**
- * Puts tensors into their roles.
+ * Puts tensors into their roles. Norms and biases are read, matrices when somebody wants them.
  *
  * @param tensors as {@link selectTensors} gave them
- * @param bytes of every tensor; kept by matrices, decoded for norms and biases
- * @throws {NumericError} if a norm gain or bias is not finite
+ * @throws {LoadError} if a norm gain or bias cannot be read
+ * @throws {NumericError} if one is not finite
  */
-export function assembleWeights(
-  tensors: readonly TensorInfo[],
-  bytes: ReadonlyMap<string, Uint8Array>,
+export async function assembleWeights(
+  tensors: readonly StoredTensor[],
   layout: ModelLayout,
-): FileWeights {
+): Promise<UnreadWeights> {
   const { format, family, config } = layout;
   const byName = new Map(tensors.map((tensor) => [tensor.name, tensor]));
-  const stored = (name: string): WeightTensor => {
-    const { type, shape } = byName.get(name)!;
+  const stored = (name: string): UnreadTensor => {
+    const { type, shape, source, offset, byteLength } = byName.get(name)!;
     const columns = shape[shape.length - 1];
     const rows = shape.length === 2 ? shape[0] : 1;
-    return { name, type: type as WeightType, rows, columns, bytes: bytes.get(name)! };
+    const read: UnreadTensor['read'] = (from, length, target) => source.read(offset + from, length, target);
+    return { name, type: type as WeightType, rows, columns, byteLength, read };
   };
   const gainOffset = family.gainsFromOne && format === 'huggingFace' ? 1 : 0;
   const gain = (values: Float32Array) => (gainOffset ? values.map((value) => value + gainOffset) : values);
-  const vector = (name: string): Float32Array => dequantizeWeights(stored(name)).data;
+  const vector = async (name: string) => dequantizeWeights(await readTensor(stored(name))).data;
 
   const rolesOfLayer = storedRoles(layout);
-  const layers = Array.from({ length: config.numHiddenLayers }, (_, i) => {
-    const layer: Partial<Record<LayerRole, WeightTensor | Float32Array>> = {};
+  const layers: LayerWeights<UnreadTensor>[] = [];
+  for (let i = 0; i < config.numHiddenLayers; i++) {
+    const layer: Partial<Record<LayerRole, UnreadTensor | Float32Array>> = {};
     for (const { name, shape, roles } of rolesOfLayer) {
       const whole = layerPrefix(format, i) + name;
       let from = 0;
       for (const { role, rows } of roles) {
-        if (shape.length === 1) layer[role] = vector(whole).subarray(from, from + rows);
+        if (shape.length === 1) layer[role] = (await vector(whole)).subarray(from, from + rows);
         else layer[role] = rowsOf(stored(whole), from, rows);
         if ((NORM_ROLES as readonly LayerRole[]).includes(role))
           layer[role] = gain(layer[role] as Float32Array);
         from += rows;
       }
     }
-    return alignRotatedPairs(layer as LayerWeights<WeightTensor>, config);
-  });
+    layers.push(alignRotatedPairs(layer as LayerWeights<UnreadTensor>, config));
+  }
   const embedding = stored(MODEL_TENSORS.embedding[format]);
-  const weights: FileWeights = {
+  const weights: UnreadWeights = {
     embedding,
     layers,
-    outputNorm: gain(vector(MODEL_TENSORS.outputNorm[format])),
+    outputNorm: gain(await vector(MODEL_TENSORS.outputNorm[format])),
     output: config.tieWordEmbeddings ? embedding : stored(MODEL_TENSORS.output[format]),
   };
   assertWeightShapes(weights, config);
   return weights;
 }
 
-/** Some rows of a matrix; a view. */
-function rowsOf(tensor: WeightTensor, from: number, rows: number): WeightTensor {
+/** Some rows of a matrix. */
+function rowsOf(tensor: UnreadTensor, from: number, rows: number): UnreadTensor {
   if (rows === tensor.rows) return tensor;
   const rowBytes = weightBytes(tensor.type, 1, tensor.columns);
-  return { ...tensor, rows, bytes: tensor.bytes.subarray(from * rowBytes, (from + rows) * rowBytes) };
+  const start = from * rowBytes;
+  const read: UnreadTensor['read'] = (at, length, target) => tensor.read(start + at, length, target);
+  return { ...tensor, rows, byteLength: rows * rowBytes, read };
 }
 
 /**
@@ -247,9 +255,9 @@ function rowsOf(tensor: WeightTensor, from: number, rows: number): WeightTensor 
  *     here     a a a . . b b b . .       channel i with channel i + headDim/2
  */
 function alignRotatedPairs(
-  layer: LayerWeights<WeightTensor>,
+  layer: LayerWeights<UnreadTensor>,
   { headDim, rotaryDim = headDim }: ModelConfig,
-): LayerWeights<WeightTensor> {
+): LayerWeights<UnreadTensor> {
   if (rotaryDim === headDim) return layer;
   const pairs = rotaryDim / 2;
   const rest = (headDim - rotaryDim) / 2;
@@ -258,13 +266,22 @@ function alignRotatedPairs(
     return j < pairs ? half * pairs + j : rotaryDim + half * rest + (j - pairs);
   };
   const source = (row: number) => Math.floor(row / headDim) * headDim + place(row % headDim);
-  const rows = (tensor: WeightTensor): WeightTensor => {
+  const permuted = async (tensor: UnreadTensor): Promise<Uint8Array> => {
+    const { bytes: file } = await readTensor(tensor);
     const rowBytes = weightBytes(tensor.type, 1, tensor.columns);
-    const bytes = new Uint8Array(tensor.bytes.length);
+    const bytes = new Uint8Array(file.length);
     for (let r = 0; r < tensor.rows; r++) {
-      bytes.set(tensor.bytes.subarray(source(r) * rowBytes, (source(r) + 1) * rowBytes), r * rowBytes);
+      bytes.set(file.subarray(source(r) * rowBytes, (source(r) + 1) * rowBytes), r * rowBytes);
     }
-    return { ...tensor, bytes };
+    return bytes;
+  };
+  const rows = (tensor: UnreadTensor): UnreadTensor => {
+    let whole: Promise<Uint8Array> | undefined;
+    const read: UnreadTensor['read'] = async (offset, length) => {
+      whole ??= permuted(tensor);
+      return (await whole).subarray(offset, offset + length);
+    };
+    return { ...tensor, read };
   };
   const values = (vector: Float32Array) => vector.map((_, i) => vector[source(i)]);
   const { bQ, bK, queryNorm, keyNorm } = layer;

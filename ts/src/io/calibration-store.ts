@@ -61,6 +61,10 @@ export class ModelStore implements FactorKeeper {
     this.#calibration = calibration;
   }
 
+  has(layer: number, matrix: FactoredMatrix): boolean {
+    return this.#known().has(factorKey(layer, matrix));
+  }
+
   factors(layer: number, matrix: FactoredMatrix): LatentFactors | undefined {
     return this.#known().get(factorKey(layer, matrix))?.read();
   }
@@ -79,6 +83,7 @@ export class ModelStore implements FactorKeeper {
       },
     };
     this.#places.write('factors', writeFactors(names, source, this.#owner.fingerprint));
+    for (const each of this.#inFile()) known.set(factorKey(each.layer, each.matrix), each);
   }
 
   /**
@@ -111,11 +116,12 @@ export class ModelStore implements FactorKeeper {
   }
 
   #known(): Map<string, StoredFactors> {
-    if (!this.#factors) {
-      const file = this.#places.find('factors');
-      const stored = file ? openFactors(file, this.#owner) : [];
-      this.#factors = new Map(stored.map((each) => [factorKey(each.layer, each.matrix), each]));
-    }
+    this.#factors ??= new Map(this.#inFile().map((each) => [factorKey(each.layer, each.matrix), each]));
     return this.#factors;
+  }
+
+  #inFile(): StoredFactors[] {
+    const file = this.#places.find('factors');
+    return file ? openFactors(file, this.#owner) : [];
   }
 }

@@ -5,8 +5,7 @@
  */
 
 import type { ModelConfig } from '../model/config.js';
-import type { FileWeights } from '../model/weights.js';
-import type { WeightTensor } from '../quant/weight-types.js';
+import type { UnreadTensor, UnreadWeights } from '../model/weights.js';
 
 const SAMPLE_BYTES = 256;
 
@@ -17,8 +16,9 @@ const SAMPLE_BYTES = 256;
  * or type have another fingerprint: a cache does depend on the exact weights.
  *
  * @returns 16 hexadecimal digits
+ * @throws {LoadError} if a sample cannot be read
  */
-export function fingerprintModel(config: ModelConfig, weights: FileWeights): string {
+export async function fingerprintModel(config: ModelConfig, weights: UnreadWeights): Promise<string> {
   const hash = new Fnv1a64();
   // Which biases and norms there are shows in the tensors below.
   const { qkvBias: _, outputBias: _o, mlpBias: _m, qkNorm: _n, ...sizes } = config;
@@ -27,24 +27,24 @@ export function fingerprintModel(config: ModelConfig, weights: FileWeights): str
     a < b ? -1 : 1,
   );
   hash.add(new TextEncoder().encode(JSON.stringify(sorted)));
-  addTensor(hash, weights.embedding);
+  await addTensor(hash, weights.embedding);
   for (const layer of weights.layers) {
     for (const value of Object.values(layer)) {
       if (value instanceof Float32Array) {
         hash.add(new Uint8Array(value.buffer, value.byteOffset, value.byteLength).subarray(0, SAMPLE_BYTES));
-      } else if (value) addTensor(hash, value);
+      } else if (value) await addTensor(hash, value);
     }
   }
-  if (weights.output !== weights.embedding) addTensor(hash, weights.output);
+  if (weights.output !== weights.embedding) await addTensor(hash, weights.output);
   return hash.hex();
 }
 
-function addTensor(hash: Fnv1a64, { name, type, rows, columns, bytes }: WeightTensor): void {
+async function addTensor(hash: Fnv1a64, tensor: UnreadTensor): Promise<void> {
+  const { name, type, rows, columns, byteLength } = tensor;
   hash.add(new TextEncoder().encode(`${name} ${type} ${rows} ${columns}`));
-  const middle = Math.floor(bytes.length / 2);
-  hash.add(bytes.subarray(0, SAMPLE_BYTES));
-  hash.add(bytes.subarray(middle, middle + SAMPLE_BYTES));
-  hash.add(bytes.subarray(Math.max(0, bytes.length - SAMPLE_BYTES)));
+  for (const start of [0, Math.floor(byteLength / 2), Math.max(0, byteLength - SAMPLE_BYTES)]) {
+    hash.add(await tensor.read(start, Math.min(SAMPLE_BYTES, byteLength - start)));
+  }
 }
 
 /** FNV-1a with 64 bits: hash = (hash xor byte) * (2^40 + 0x1b3), in two halves of 32 bits. */

@@ -107,9 +107,10 @@ function rangedSource(url: string, size: number, version: Version, options: Http
     name,
     size,
     version: tag(version),
-    async read(offset, length) {
+    isRemote: true,
+    async read(offset, length, into) {
       assertInside(name, size, offset, length);
-      const target = allocate(name, length);
+      const target = into?.subarray(0, length) ?? allocate(name, length);
       let answersLeft = MIN_ANSWERS + Math.ceil(length / ANSWER_BYTES);
       let filled = 0;
       let failures = 0;

@@ -11,9 +11,9 @@ import { arePartsOfOne, type Siblings } from './gguf-split.js';
 import { httpFolder, httpSource } from './http-source.js';
 import { hubFolder, isHubReference, isRemote, parseHubReference } from './hub.js';
 import { CONFIG_FILE, openHuggingFace } from './hugging-face.js';
-import type { ModelFile, ModelHeader } from './model-file.js';
+import type { ModelFile, ModelHeader, UnreadModelFile } from './model-file.js';
 import type { ModelKeeper } from './node-kept-models.js';
-import { loadWeights, type OpenModel } from './open-model.js';
+import { loadWeights, type OpenModel, unreadModel } from './open-model.js';
 import { type LoadProgress, ProgressCounter } from './progress.js';
 import {
   type ByteSource,
@@ -81,6 +81,34 @@ export interface LoadOptions {
  * ```
  */
 export async function loadModelFile(source: ModelSource, options: LoadOptions = {}): Promise<ModelFile> {
+  return withWeights(source, options, loadWeights, async (file) => file);
+}
+
+/**
+ * Uses a model whose weights stay in its files until somebody reads them, for instance into linear memory, where they
+ * would otherwise be for the second time. Files are open while it is used.
+ *
+ * @throws as {@link loadModelFile}
+ */
+export async function useModelFile<T>(
+  source: ModelSource,
+  options: LoadOptions,
+  use: (file: UnreadModelFile) => Promise<T>,
+): Promise<T> {
+  return withWeights(source, options, unreadModel, use);
+}
+
+/**
+ * Opens a model and uses it; one that is to be kept on disk is downloaded first.
+ *
+ * @param read what is needed of the open model
+ */
+async function withWeights<F, T>(
+  source: ModelSource,
+  options: LoadOptions,
+  read: (model: OpenModel) => Promise<F>,
+  use: (file: F) => Promise<T>,
+): Promise<T> {
   const progress = new ProgressCounter(options.onProgress);
   const keeper = await keeperFor(source, options, progress);
   if (keeper) {
@@ -89,14 +117,15 @@ export async function loadModelFile(source: ModelSource, options: LoadOptions = 
     if (!keeper.isComplete) await withModel(source, options, progress, check, keeper);
     keeper.downloads = true;
   }
-  const use = async (model: OpenModel) => {
+  const useOpen = async (model: OpenModel) => {
     progress.expect(model.header.byteLength);
-    const file = await loadWeights(model);
+    const file = await read(model);
     await keeper?.finish();
+    const result = await use(file);
     progress.finish();
-    return file;
+    return result;
   };
-  return withModel(source, options, progress, use, keeper);
+  return withModel(source, options, progress, useOpen, keeper);
 }
 
 /**

@@ -5,7 +5,7 @@
  */
 
 import type { ModelConfig } from '../model/config.js';
-import type { FileWeights } from '../model/weights.js';
+import type { FileWeights, UnreadWeights } from '../model/weights.js';
 import type { TokenizerSource } from '../text/tokenizer-source.js';
 
 /** A tensor of a model file. */
@@ -54,6 +54,11 @@ export interface ModelFile extends ModelHeader {
   readonly weights: FileWeights;
   /** 16 hexadecimal digits that tell models apart, see `fingerprint.ts`. */
   readonly fingerprint: string;
+}
+
+/** A model whose files are open and whose weights are read while they are placed. */
+export interface UnreadModelFile extends Omit<ModelFile, 'weights'> {
+  readonly weights: UnreadWeights;
 }
 
 /** Counts tensors, weights and bytes by type. */

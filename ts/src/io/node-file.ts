@@ -126,9 +126,9 @@ function handleSource(path: string, size: number, handle: FileHandle, options: S
   return {
     name: path,
     size,
-    async read(offset, length) {
+    async read(offset, length, into) {
       assertInside(path, size, offset, length);
-      const target = allocate(path, length);
+      const target = into?.subarray(0, length) ?? allocate(path, length);
       let at = 0;
       while (at < length) {
         options.signal?.throwIfAborted();

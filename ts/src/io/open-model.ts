@@ -4,9 +4,10 @@
  * @module
  */
 
-import { assembleWeights, type ModelLayout, readTensors, type StoredTensor } from './assemble.js';
+import { readWeights } from '../model/weights.js';
+import { assembleWeights, fetchTensors, type ModelLayout, type StoredTensor } from './assemble.js';
 import { fingerprintModel } from './fingerprint.js';
-import type { ModelFile, ModelHeader } from './model-file.js';
+import type { ModelFile, ModelHeader, UnreadModelFile } from './model-file.js';
 
 /** A model that is open. */
 export interface OpenModel {
@@ -17,13 +18,26 @@ export interface OpenModel {
 }
 
 /**
+ * Makes the weights of an open model readable, piece by piece where that is no slower. What a server has is fetched
+ * first.
+ *
+ * @returns to be used while the files are open
+ * @throws {LoadError} if something cannot be read
+ * @throws {NumericError} if a norm gain or bias is not finite
+ */
+export async function unreadModel({ header, selected, layout }: OpenModel): Promise<UnreadModelFile> {
+  const isRemote = selected.some(({ source }) => source.isRemote);
+  const weights = await assembleWeights(isRemote ? await fetchTensors(selected) : selected, layout);
+  return { ...header, weights, fingerprint: await fingerprintModel(header.config, weights) };
+}
+
+/**
  * Reads the weights of an open model.
  *
  * @throws {LoadError} if they cannot be read
  * @throws {NumericError} if a norm gain or bias is not finite
  */
-export async function loadWeights({ header, selected, layout }: OpenModel): Promise<ModelFile> {
-  const bytes = await readTensors(selected);
-  const weights = assembleWeights(selected, bytes, layout);
-  return { ...header, weights, fingerprint: fingerprintModel(header.config, weights) };
+export async function loadWeights(model: OpenModel): Promise<ModelFile> {
+  const file = await unreadModel({ ...model, selected: await fetchTensors(model.selected) });
+  return { ...file, weights: await readWeights(file.weights) };
 }

@@ -20,10 +20,13 @@ export interface ByteSource {
    * Reads `length` bytes from `offset`.
    *
    * @param offset bytes from the start of the file
+   * @param target where the bytes may be put, at least `length` of them; by default each read takes new memory
    * @returns exactly `length` bytes, not to be written to: a source in memory gives a view
    * @throws {LoadError} if they cannot be read, or `[offset, offset + length)` is not inside the file
    */
-  read(offset: number, length: number): Promise<Uint8Array>;
+  read(offset: number, length: number, target?: Uint8Array): Promise<Uint8Array>;
+  /** Whether every read is a request to a server, so that many small ones are slow. */
+  readonly isRemote?: boolean;
   /** Frees the file handle, if there is one. */
   close(): Promise<void>;
 }
@@ -74,9 +77,9 @@ export function blobSource(blob: Blob, name: string, options: SourceOptions = {}
   return {
     name,
     size: blob.size,
-    async read(offset, length) {
+    async read(offset, length, into) {
       assertInside(name, blob.size, offset, length);
-      const target = allocate(name, length);
+      const target = into?.subarray(0, length) ?? allocate(name, length);
       const filled = await fillFromStream(
         target,
         0,

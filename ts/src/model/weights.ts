@@ -30,6 +30,26 @@ export interface ModelWeights<T> {
 /** Weights as a file stores them. */
 export type FileWeights = ModelWeights<WeightTensor>;
 
+/** A matrix that is still in its file and is read piece by piece, so that it is never in memory twice. */
+export interface UnreadTensor extends Omit<WeightTensor, 'bytes'> {
+  readonly byteLength: number;
+  /**
+   * Reads some bytes of the matrix.
+   *
+   * @param offset bytes from its start
+   * @param target where they may be put, at least `length` bytes
+   * @returns exactly `length` bytes, in `target` or elsewhere; not to be written to
+   * @throws {LoadError} if they cannot be read
+   */
+  read(offset: number, length: number, target?: Uint8Array): Promise<Uint8Array>;
+}
+
+/** Weights that are read while they are placed. Vectors are small and are there. */
+export type UnreadWeights = ModelWeights<UnreadTensor>;
+
+/** Weights of which each matrix is here or in its file. */
+export type AnyWeights = ModelWeights<WeightTensor | UnreadTensor>;
+
 /** Weights of the reference: everything in f32. */
 export type ReferenceWeights = ModelWeights<Matrix>;
 
@@ -64,6 +84,47 @@ export function assertWeightShapes(
       else assertShape(tensor, shape, name);
     }
   }
+}
+
+/** A matrix in memory in the form of one that is not. */
+export function asUnread(tensor: WeightTensor | UnreadTensor): UnreadTensor {
+  if ('read' in tensor) return tensor;
+  const { bytes, ...rest } = tensor;
+  return {
+    ...rest,
+    byteLength: bytes.length,
+    read: async (offset, length) => bytes.subarray(offset, offset + length),
+  };
+}
+
+/**
+ * Reads a whole matrix.
+ *
+ * @throws {LoadError} if it cannot be read
+ */
+export async function readTensor(tensor: WeightTensor | UnreadTensor): Promise<WeightTensor> {
+  if ('bytes' in tensor) return tensor;
+  const { name, type, rows, columns, byteLength } = tensor;
+  return { name, type, rows, columns, bytes: await tensor.read(0, byteLength) };
+}
+
+/**
+ * Reads all weights.
+ *
+ * @returns a tied output stays the embedding
+ * @throws {LoadError} if they cannot be read
+ */
+export async function readWeights(weights: AnyWeights): Promise<FileWeights> {
+  const embedding = await readTensor(weights.embedding);
+  const layers: LayerWeights<WeightTensor>[] = [];
+  for (const layer of weights.layers) {
+    const matrices: Partial<Record<MatrixRole, WeightTensor>> = {};
+    for (const role of MATRIX_ROLES) matrices[role] = await readTensor(layer[role]);
+    layers.push({ ...layer, ...(matrices as Record<MatrixRole, WeightTensor>) });
+  }
+  const { outputNorm } = weights;
+  const output = weights.output === weights.embedding ? embedding : await readTensor(weights.output);
+  return { embedding, layers, outputNorm, output };
 }
 
 /**

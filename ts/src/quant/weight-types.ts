@@ -217,7 +217,7 @@ export function rewriteBlocks(type: WeightType, bytes: Uint8Array): Uint8Array {
  *
  * @returns -1 if all weights are finite
  */
-export function findNonFiniteBlock({ type, bytes }: WeightTensor): number {
+export function findNonFiniteBlock({ type, bytes }: Pick<WeightTensor, 'type' | 'bytes'>): number {
   const block = WEIGHT_BLOCKS[type];
   const { kind, at: places } = block.floats;
   for (let at = 0; at < bytes.length; at += block.bytes) {
