@@ -61,7 +61,7 @@ export function recordAttendFew(
 /** Divides runs of blocks into parts and gives each its running softmaxes. */
 function divide(context: PassContext, { plan }: LayerStep, runs: readonly BlockRun[]): Part[] {
   const { numAttentionHeads, headDim } = context.model.config;
-  const width = plan.direct ? headDim : plan.latentWidth;
+  const width = plan.storesFinished ? headDim : plan.latentWidth;
   const ranges = runs.flatMap((run) => {
     const count = run.to - run.from;
     const parts = Math.min(count, PARTS);
@@ -90,7 +90,7 @@ function recordPart(context: PassContext, step: LayerStep, part: Part): void {
   const { scratch } = part.cache.plan;
   const tokens = plan.options.residualWindow;
   const queries: Queries = { ...queriesOf(context, firstRow, rows, position), softmax };
-  const float16 = plan.halfPlaces;
+  const float16 = plan.f16Places;
   team.task();
   recordAttendBegin(team, softmax, rows * config.numAttentionHeads);
   for (let b = part.from; b < part.to; b++) {
@@ -106,10 +106,10 @@ function recordPart(context: PassContext, step: LayerStep, part: Part): void {
       recordAttendFloat16(team, config, attention, queries, block, scratch.attend);
       continue;
     }
-    const block = part.cache.context(index, b, blockPointer, false);
+    const block = part.cache.memory.context(index, b, blockPointer, false);
     const { keysT } = scratch;
     const { values, stride } = plan.recordRead(team, block, positions, keysT, 0);
-    const headStride = plan.direct ? config.headDim : 0;
+    const headStride = plan.storesFinished ? config.headDim : 0;
     const read = { keysT, tokens, firstKey, values, stride, headStride };
     recordAttendBlock(team, config, attention, queries, read, scratch.attend);
   }
@@ -134,7 +134,7 @@ function recordAverages(
   if (parts.length > 0) {
     const all = pair(parts[0]);
     for (const part of parts.slice(1)) recordAttendMerge(team, all, pair(part), grouped);
-    if (plan.direct) {
+    if (plan.storesFinished) {
       recordAttendMerge(team, result, all, grouped);
     } else {
       const from = g * headDim;
@@ -145,7 +145,7 @@ function recordAverages(
   }
   recordAttendFinish(team, result, grouped);
   // averaging commutes with adding a bias, so values that lack it get it here
-  if (weights.bV && !plan.direct) {
+  if (weights.bV && !plan.storesFinished) {
     team.call('addBias', result.acc, weights.bV + g * headDim * 4, grouped, headDim);
   }
 }

@@ -89,7 +89,7 @@ function recordBatch(context: PassContext, step: LayerStep, run: BlockRun, slots
   for (let b = run.from; b < run.to; b++) {
     if (behind(b)) continue;
     const { keysT, values } = slots[b - run.from];
-    const block = run.cache.context(index, b, run.layer.store.block(b), false);
+    const block = run.cache.memory.context(index, b, run.layer.store.block(b), false);
     team.task();
     plan.recordRead(team, block, positionsFrom(context, step, b * tokens), keysT, values);
   }

@@ -51,7 +51,7 @@ function recentBlocks(context: PassContext, step: LayerStep, which: number): Flo
     const firstKey = block * tokens;
     return { firstKey, positions: positionsFrom(context, step, firstKey) };
   };
-  const float16 = plan.halfPlaces;
+  const float16 = plan.f16Places;
   if (float16) {
     return parts.map((part) => {
       const pointer = caches[which].store.block(part.index);
@@ -59,7 +59,7 @@ function recentBlocks(context: PassContext, step: LayerStep, which: number): Flo
       return { keys, values, tokens: part.tokens, ...place(part.index) };
     });
   }
-  const { kept, fresh } = sequence.cache.recent.keep(index, parts);
+  const { kept, fresh } = sequence.cache.memory.recent.keep(index, parts);
   for (const block of fresh) recordFill(context, step, sequence, block);
   return kept.map((block) => ({ ...block, ...place(block.index) }));
 }
@@ -73,11 +73,11 @@ function recordFill(
 ): void {
   const { team, model } = context;
   const { scratch } = cache.plan;
-  const block = cache.context(index, blockIndex, cache.layers[index].store.block(blockIndex), false);
+  const block = cache.memory.context(index, blockIndex, cache.layers[index].store.block(blockIndex), false);
   const count = tokens * plan.kvDim;
   team.task();
   plan.recordReadRows(team, block, scratch.keys, scratch.otherRows);
-  const due = plan.direct ? { bK: 0, keyNorm: 0, bV: 0 } : { ...weights, bV: 0 };
+  const due = plan.storesFinished ? { bK: 0, keyNorm: 0, bV: 0 } : { ...weights, bV: 0 };
   recordFinishRows(team, model.config, due, scratch.keys, scratch.otherRows, tokens);
   // values that f16 cannot hold spoil guesses and nothing else
   team.call('encodeFloat16', scratch.keys, keys, count);

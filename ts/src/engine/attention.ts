@@ -43,7 +43,7 @@ export async function recordAttention(
 function areFew(context: PassContext, { plan }: LayerStep): boolean {
   const { numAttentionHeads: heads, headDim } = context.model.config;
   const rows = context.options.mode === 'stepwise' ? 1 : context.rows;
-  if (plan.direct) return rows <= FEW_ROWS;
+  if (plan.storesFinished) return rows <= FEW_ROWS;
   const { latentWidth, kvDim } = plan;
   return rows * heads * (latentWidth - headDim) <= latentWidth * kvDim && rows <= 4 * FEW_ROWS;
 }

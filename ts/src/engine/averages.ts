@@ -24,7 +24,7 @@ export function recordAverages(context: PassContext, step: LayerStep): void {
 
 function recordValueBias(context: PassContext, { plan, weights }: LayerStep, row: number): void {
   const { bV } = weights;
-  if (!bV || plan.direct) return;
+  if (!bV || plan.storesFinished) return;
   const { numAttentionHeads, numKeyValueHeads, headDim } = context.model.config;
   const grouped = numAttentionHeads / numKeyValueHeads;
   for (let g = 0; g < numKeyValueHeads; g++) {

@@ -5,7 +5,8 @@
  */
 
 import type { PassContext } from './pass-context.js';
-import type { WasmCache, WasmLayerCache } from './wasm-cache.js';
+import type { WasmCache } from './wasm-cache.js';
+import type { WasmLayerCache } from './wasm-layer-cache.js';
 
 /** Some blocks that some rows attend to. */
 export interface BlockRun {

@@ -48,7 +48,7 @@ export function recordWindows(context: PassContext, step: LayerStep): void {
     const { windowTokens, sealedTokens } = store;
     if (first >= windowTokens) continue;
     const window = store.window();
-    const exact = cache.exactWindow(plan.layer);
+    const exact = cache.memory.exactWindow(plan.layer);
     const { scratch } = cache.plan;
     const stride = roundUp8(plan.options.residualWindow);
     for (let from = first; from < windowTokens; from += TASK_TOKENS) {
@@ -69,7 +69,7 @@ export function windowRows({ model, sequences }: PassContext, { plan, caches }: 
   for (const [i, sequence] of sequences.entries()) {
     const { windowTokens, sealedTokens } = caches[i].store;
     if (windowTokens === 0) continue;
-    const { keysT, values } = sequence.cache.exactWindow(plan.layer);
+    const { keysT, values } = sequence.cache.memory.exactWindow(plan.layer);
     const tokens = plan.options.residualWindow;
     rows.push({
       sequence,
@@ -164,7 +164,7 @@ class OwnRows {
   #window({ cache }: SequenceRows, blocks: number): KeysAndAverages {
     const { layer, options } = this.#plan;
     const tokens = options.residualWindow;
-    const place = { ...cache.exactWindow(layer), tokens, firstKey: blocks * tokens };
+    const place = { ...cache.memory.exactWindow(layer), tokens, firstKey: blocks * tokens };
     return valuesBlock(this.#context.model.config, place);
   }
 }

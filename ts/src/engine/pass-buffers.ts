@@ -9,11 +9,11 @@
 
 import type { ModelConfig } from '../model/config.js';
 import { derivedSizes } from '../model/config.js';
+import type { CachePlan } from './cache-host.js';
 import type { Softmax } from './calls.js';
 import type { Pointer } from './kernels.js';
 import type { LinearMemory } from './memory.js';
 import { type Activations, activationTileBytes, chunkRows } from './placed-weights.js';
-import type { CachePlan } from './wasm-cache.js';
 
 /** Rows that go through the MLP together, about: this bounds its buffers. */
 const MLP_ROWS = 256;

@@ -7,6 +7,7 @@
 import type { KeysAndValues } from '../cache/contract.js';
 import type { ForwardOptions } from '../model/language-model.js';
 import type { Matrix } from '../numerics/matrix.js';
+import type { CachePlan } from './cache-host.js';
 import {
   type AttentionShape,
   type Queries,
@@ -21,7 +22,8 @@ import type { PlacedLayer, PlacedModel } from './placed-model.js';
 import type { Activations } from './placed-weights.js';
 import type { LayerPlan } from './plans/plan.js';
 import type { Team } from './team.js';
-import type { CachePlan, WasmCache, WasmLayerCache } from './wasm-cache.js';
+import type { WasmCache } from './wasm-cache.js';
+import type { WasmLayerCache } from './wasm-layer-cache.js';
 
 /** Some rows of a pass: the next tokens of one sequence. */
 export interface SequenceRows {

@@ -39,7 +39,7 @@ export function recordHeads(context: PassContext, { weights, plan }: LayerStep):
   const { numAttentionHeads } = context.model.config;
   const { kvDim, queryDim } = derivedSizes(context.model.config);
   const queryNorm = normalizesAfterRope(context.model.config) ? 0 : weights.queryNorm;
-  const finishKeys = plan.direct && (bK || bV || keyNorm);
+  const finishKeys = plan.storesFinished && (bK || bV || keyNorm);
   if (!(bQ || queryNorm || finishKeys)) return;
   forEachChunk(rowsOf(context, buffers.x), (first, count) => {
     team.task();
@@ -62,7 +62,7 @@ export function recordHeads(context: PassContext, { weights, plan }: LayerStep):
 /** Lets the caller change keys and values before they are stored. */
 export async function replaceKeysAndValues(context: PassContext, { index, plan }: LayerStep): Promise<void> {
   const { memory, team, buffers, options } = context;
-  if (!options.onFreshKeysAndValues || !plan.direct) return;
+  if (!options.onFreshKeysAndValues || !plan.storesFinished) return;
   await team.run();
   const keys = readRows(context, buffers.keys, plan.kvDim);
   const values = readRows(context, buffers.values, plan.kvDim);

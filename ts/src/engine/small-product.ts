@@ -72,7 +72,7 @@ export class SmallProduct {
    * @param weights [outputs, inputs], read
    * @throws {MemoryError} if there is no room
    */
-  constructor(memory: LinearMemory, direct: Recorder, weights: Matrix, use: SmallProductUse) {
+  constructor(memory: LinearMemory, immediate: Recorder, weights: Matrix, use: SmallProductUse) {
     this.outputs = weights.rows;
     this.inputs = weights.columns;
     this.#memory = memory;
@@ -84,7 +84,7 @@ export class SmallProduct {
     const floats = memory.allocate(weights.data.byteLength, 'weights of the cache');
     try {
       memory.write(floats, weights.data);
-      this.#pack(direct, floats);
+      this.#pack(immediate, floats);
     } catch (error) {
       memory.free(floats);
       this.dispose();
@@ -199,21 +199,21 @@ export class SmallProduct {
     this.#floats = 0;
   }
 
-  #pack(direct: Recorder, floats: number): void {
+  #pack(immediate: Recorder, floats: number): void {
     const { rows, format, keyWeights } = this.#use;
     const int8 = keyWeights === 'int8';
     if (rows || (this.#route === 'rows' && format)) {
       const block = int8 ? CODE_BLOCK : FLOAT_BLOCK;
       const limit = int8 ? INTEGER_LIMITS.int8 : INTEGER_LIMITS.float;
       this.#rows = { pointer: this.#take(block), block };
-      this.#recordPack(direct, floats, this.#rows.pointer, limit, block, 0, 0, '');
+      this.#recordPack(immediate, floats, this.#rows.pointer, limit, block, 0, 0, '');
     }
     if (isGrouped(format) && this.#route === 'codes') {
       const block = codeBlock(format.groupSize);
       const limit = int8 ? INTEGER_LIMITS.int8 : INTEGER_LIMITS.codes;
       this.#codes = { pointer: this.#take(block), block };
       const suffix = this.#bytesProduct ? 'Int8' : '';
-      this.#recordPack(direct, floats, this.#codes.pointer, limit, block, 0, 0, suffix);
+      this.#recordPack(immediate, floats, this.#codes.pointer, limit, block, 0, 0, suffix);
     }
   }
 

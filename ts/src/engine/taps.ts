@@ -52,7 +52,7 @@ function exactKeysAndValues(
 ): { keys: Matrix; values: Matrix } {
   const { memory, team, model, rows, buffers } = context;
   const { kvDim } = plan;
-  if (plan.direct) {
+  if (plan.storesFinished) {
     return { keys: readRows(context, buffers.keys, kvDim), values: readRows(context, buffers.values, kvDim) };
   }
   const bytes = rows * kvDim * 4;

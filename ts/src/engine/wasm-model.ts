@@ -8,18 +8,16 @@
  * @module
  */
 
-import { planOf } from '../cache/calibrated-plan.js';
 import type { LayerInput, ModelCache } from '../cache/contract.js';
 import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
-import type { CacheOptions, CacheRequest } from '../cache/options.js';
+import type { CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import type { KeyValueProjection } from '../cache/projection.js';
-import { CacheStateError, ConfigError, DisposedError, KernelError, XQuantError } from '../errors.js';
-import { assertModelConfig, derivedSizes, hasInputNorms, type ModelConfig } from '../model/config.js';
+import { CacheStateError, ConfigError, DisposedError, KernelError } from '../errors.js';
+import { assertModelConfig, derivedSizes, type ModelConfig } from '../model/config.js';
 import type { BatchOptions, LanguageModel } from '../model/language-model.js';
 import { withScoreGains } from '../model/qk-norm.js';
 import { normalizeHeads, normalizeRows } from '../model/rms-norm.js';
-import { layerRope, type Rope } from '../model/rope.js';
 import {
   assertBatch,
   assertCache,
@@ -36,10 +34,12 @@ import {
   type UnreadWeights,
 } from '../model/weights.js';
 import type { Matrix } from '../numerics/matrix.js';
-import { inNode } from '../platform.js';
 import { messageOf } from '../printable.js';
-import { type RopeTables, recordFinishRows } from './calls.js';
+import type { CacheHost, CachePlan, InputRows } from './cache-host.js';
+import { CachePlans } from './cache-plans.js';
+import { recordFinishRows } from './calls.js';
 import { ownColumns } from './exact-window.js';
+import { inputRows } from './input-rows.js';
 import type { Kernels } from './kernels.js';
 import {
   type CompiledKernels,
@@ -53,14 +53,14 @@ import { LinearMemory } from './memory.js';
 import { runPass } from './pass.js';
 import { KEPT_ROWS, PassBuffers, type PassSize } from './pass-buffers.js';
 import type { SequenceRows, WasmForwardOptions } from './pass-context.js';
+import { CallerErrors, isInternal } from './pass-errors.js';
 import { type PlacedLayer, type PlacedModel, placeModel } from './placed-model.js';
-import { placeFloats, readMatrix } from './placed-weights.js';
-import { createPlan } from './plans/create-plan.js';
-import type { LayerPlan, PassRows } from './plans/plan.js';
+import { readMatrix } from './placed-weights.js';
+import { LayerRopeTables } from './rope-tables.js';
 import { KEY_WEIGHTS, type KeyWeights } from './small-product.js';
-import { type Recorder, type SpawnThread, Team, TRAPPED } from './team.js';
-import { threadScratch } from './thread-scratch.js';
-import { type CacheHost, type CachePlan, WasmCache } from './wasm-cache.js';
+import { type Recorder, type SpawnThread, Team } from './team.js';
+import { WasmCache } from './wasm-cache.js';
+import { threadRuntime } from './workers.js';
 
 /** How to run a model. */
 export interface WasmModelOptions {
@@ -92,8 +92,8 @@ export interface WasmMemoryUse {
   readonly ropeTables: number;
 }
 
-/** RoPE tables start with this many positions and double. */
-const FIRST_POSITIONS = 1024;
+/** Where the kernels' own constants end: AssemblyScript puts them at the start of the memory. */
+const STATIC_BYTES = 65536;
 
 /** See the module. */
 export class WasmModel implements LanguageModel, CacheHost {
@@ -109,7 +109,8 @@ export class WasmModel implements LanguageModel, CacheHost {
   readonly projections: readonly KeyValueProjection[];
   readonly #compiled: CompiledKernels;
   readonly #spawn: SpawnThread | undefined;
-  readonly #plans = new Map<string, { plan: CachePlan; users: number }>();
+  readonly #plans: CachePlans;
+  readonly #ropes: LayerRopeTables;
   #memory: LinearMemory | undefined;
   #kernels: Kernels;
   #team: Team;
@@ -117,9 +118,6 @@ export class WasmModel implements LanguageModel, CacheHost {
   readonly #weightBytes: number;
   /** Buffers of passes of few rows. */
   #kept: PassBuffers | undefined;
-  #ropePositions = 0;
-  /** Of each layer; layers that rotate alike share them. */
-  #ropes: readonly RopeTables[] = [];
   /** What went wrong inside: memory may be in any state since then, so nothing more is computed with it. */
   #broken: { readonly cause: unknown } | undefined;
   /** The pass that runs, or ran last: passes go one after another. */
@@ -148,6 +146,9 @@ export class WasmModel implements LanguageModel, CacheHost {
     this.#weightBytes = memory.usedBytes;
     this.projections = model.layers.map((layer, index) => this.#projection(index, layer, layers[index]));
     this.factors = new ComputedFactors(this.projections, options.onFactor);
+    this.#ropes = new LayerRopeTables(memory, model.config);
+    const { config, keyWeights, factors, projections } = this;
+    this.#plans = new CachePlans({ memory, config, keyWeights, factors, model, projections });
   }
 
   /**
@@ -178,11 +179,7 @@ export class WasmModel implements LanguageModel, CacheHost {
     if (keyWeights !== undefined && !KEY_WEIGHTS.includes(keyWeights)) {
       throw new ConfigError('keyWeights', keyWeights, KEY_WEIGHTS.join(' or '));
     }
-    const runtime = await workers();
-    const threads = options.threads ?? (canShare() ? runtime.physicalCores() : 1);
-    if (!Number.isInteger(threads) || threads < 1 || threads > 64) {
-      throw new ConfigError('threads', threads, 'an integer from 1 to 64');
-    }
+    const { threads, spawn } = await threadRuntime(options.threads);
     const shared = threads > 1;
     const compiled = await compileKernels({ kernel, shared, binary });
     const memory = new LinearMemory({ shared, limitBytes: memoryLimit, reservedBytes: STATIC_BYTES });
@@ -192,13 +189,13 @@ export class WasmModel implements LanguageModel, CacheHost {
       memory,
       module: compiled.module,
       exports: kernels as unknown as Record<string, unknown>,
-      spawn: runtime.spawnThread,
+      spawn,
     });
     try {
       const given: AnyWeights = weights;
       const layers = given.layers.map((layer) => withScoreGains(layer, config));
       const model = await placeModel(memory, team.immediate, config, { ...given, layers });
-      return new WasmModel(model, layers, compiled, memory, kernels, team, runtime.spawnThread, options);
+      return new WasmModel(model, layers, compiled, memory, kernels, team, spawn, options);
     } catch (error) {
       await team.dispose();
       throw error;
@@ -209,8 +206,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   get memoryUse(): WasmMemoryUse {
     const memory = this.memory;
     const { usedBytes: used, peakBytes: peak, committedBytes: committed } = memory;
-    const ropeTables = new Set(this.#ropes).size * this.#ropePositions * this.config.headDim * 4;
-    return { used, peak, committed, weights: this.#weightBytes, ropeTables };
+    return { used, peak, committed, weights: this.#weightBytes, ropeTables: this.#ropes.bytes };
   }
 
   /**
@@ -230,7 +226,7 @@ export class WasmModel implements LanguageModel, CacheHost {
 
   createCache(request: CacheRequest | string): WasmCache {
     const options = resolveCacheOptions(request, this.config, this.factors);
-    const plan = this.#plan(options);
+    const plan = this.#plans.get(options, this.#team.immediate);
     this.factors.keepComputed();
     return new WasmCache(this, plan);
   }
@@ -277,7 +273,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   // ---- for its caches ---------------------------------------------------------------------------------------
 
   /** @internal */
-  direct(plan: CachePlan): Recorder {
+  immediate(plan: CachePlan): Recorder {
     void this.memory;
     if (!this.#team.idle) {
       throw new CacheStateError(plan.options.variant, 0, 'use a layer', 'a forward pass is running');
@@ -287,45 +283,14 @@ export class WasmModel implements LanguageModel, CacheHost {
   }
 
   /** @internal */
-  passRows(layer: number, plan: CachePlan, input: LayerInput): { rows: PassRows; free: readonly number[] } {
-    const { memory } = this;
-    const { immediate } = this.#team;
-    const { hiddenSize, kvDim, down, direct, storesProjections } = plan.layers[layer];
-    const tokens = input.x.rows;
-    const free: number[] = [];
-    const take = (columns: number, source?: Float32Array): number => {
-      const pointer = memory.allocate(tokens * columns * 4, 'scratch');
-      free.push(pointer);
-      return source ? memory.write(pointer, source) : pointer;
-    };
-    const x = take(hiddenSize, input.x.data);
-    const normalized = take(hiddenSize, input.normalized.data);
-    const stream = take(hiddenSize, input.stream.data);
-    const keys = take(kvDim);
-    const values = take(kvDim);
-    const latents = down.map(({ outputs }) => take(outputs));
-    const step = plan.options.residualWindow;
-    for (let first = 0; first < tokens; first += step) {
-      const count = Math.min(step, tokens - first);
-      const source = x + first * hiddenSize * 4;
-      if (storesProjections) {
-        const at = first * kvDim * 4;
-        plan.layers[layer].recordProjection(immediate, source, count, keys + at, values + at, plan.scratch);
-      }
-      down.forEach((product, which) => {
-        const out = latents[which] + first * product.outputs * 4;
-        product.recordRows(immediate, source, count, out, plan.scratch);
-      });
-    }
-    if (direct) recordFinishRows(immediate, this.config, this.#model.layers[layer], keys, values, tokens);
-    const [keyLatent = 0, valueLatent = 0] = latents;
-    const rows = { x, normalized, stream, keys, values, keyLatent, valueLatent };
-    return { rows, free };
+  inputRows(layer: number, plan: CachePlan, input: LayerInput): InputRows {
+    const machine = { memory: this.memory, immediate: this.#team.immediate, config: this.config };
+    return inputRows(machine, this.#model.layers[layer], plan, layer, input);
   }
 
   /** @internal */
   finishRows(layer: number, plan: CachePlan, keys: number, values: number, tokens: number): void {
-    if (plan.layers[layer].direct) return;
+    if (plan.layers[layer].storesFinished) return;
     recordFinishRows(this.#team.immediate, this.config, this.#model.layers[layer], keys, values, tokens);
   }
 
@@ -336,12 +301,12 @@ export class WasmModel implements LanguageModel, CacheHost {
 
   /** @internal */
   retain(plan: CachePlan): void {
-    for (const entry of this.#plans.values()) if (entry.plan === plan) entry.users++;
+    this.#plans.retain(plan);
   }
 
   /** @internal */
   release(plan: CachePlan): void {
-    for (const entry of this.#plans.values()) if (entry.plan === plan) entry.users--;
+    this.#plans.release(plan);
   }
 
   // ---- passes ------------------------------------------------------------------------------------------------
@@ -383,7 +348,8 @@ export class WasmModel implements LanguageModel, CacheHost {
     const team = this.#team;
     const { plan } = caches[0];
     team.reserveScratch(plan.scratch.bytes);
-    this.#reserveRope(Math.max(...sequences.map(({ position, count }) => position + count)), plan.options);
+    const length = Math.max(...sequences.map(({ position, count }) => position + count));
+    this.#ropes.reserve(length, plan.options.residualWindow);
     const buffers = this.#buffers(plan, {
       rows: first,
       ownColumns: sequences.reduce((sum, sequence) => sum + ownColumns(sequence, options.mode), 0),
@@ -395,7 +361,7 @@ export class WasmModel implements LanguageModel, CacheHost {
       memory,
       team,
       model: this.#model,
-      tables: this.#ropes,
+      tables: this.#ropes.tables,
       plan,
       options: caller.options,
       buffers,
@@ -440,73 +406,6 @@ export class WasmModel implements LanguageModel, CacheHost {
     });
   }
 
-  /** Tables of the angles of positions up to `length`, and to the end of its block. */
-  #reserveRope(length: number, { residualWindow }: CacheOptions): void {
-    const needed = Math.ceil(length / residualWindow) * residualWindow;
-    if (needed <= this.#ropePositions) return;
-    let positions = Math.max(FIRST_POSITIONS, this.#ropePositions);
-    while (positions < needed) positions *= 2;
-    const { memory } = this;
-    for (const { cos, sin } of new Set(this.#ropes)) for (const table of [cos, sin]) memory.free(table);
-    this.#ropePositions = 0;
-    this.#ropes = [];
-    const kinds = new Map<string, RopeTables>();
-    try {
-      this.#ropes = this.#model.layers.map((_, layer) => {
-        const rope = layerRope(this.config, layer);
-        const kind = `${rope.frequencies} ${rope.magnitudes}`;
-        const tables = kinds.get(kind) ?? placeRopeTables(memory, rope, positions);
-        kinds.set(kind, tables);
-        return tables;
-      });
-    } catch (error) {
-      this.#ropes = [...kinds.values()]; // freed by the next attempt
-      throw error;
-    }
-    this.#ropePositions = positions;
-  }
-
-  #plan(options: CacheOptions): CachePlan {
-    const { memory } = this;
-    const key = JSON.stringify(options);
-    const known = this.#plans.get(key);
-    if (known) return known.plan;
-    for (const [other, { plan, users }] of this.#plans) {
-      if (users > 0) continue;
-      for (const layer of plan.layers) layer.dispose();
-      this.#plans.delete(other);
-    }
-    // Without input norms X, the normalized stream and the stream are one, and the plans need not tell them apart.
-    const planned = hasInputNorms(this.config) ? options : { ...options, deltaSpace: 'x' as const };
-    const calibrated =
-      options.form === 'calibrated' ? planOf(options, this.projections[0], this.factors) : undefined;
-    const layers: LayerPlan[] = [];
-    try {
-      for (const [index, weights] of this.#model.layers.entries()) {
-        layers.push(
-          createPlan({
-            memory,
-            recorder: this.#team.immediate,
-            config: this.config,
-            options: planned,
-            keyWeights: this.keyWeights,
-            projection: this.projections[index],
-            weights,
-            factors: this.factors,
-            calibrated,
-          }),
-        );
-      }
-    } catch (error) {
-      for (const layer of layers) layer.dispose();
-      throw error;
-    }
-    const windowBytes = Math.max(...layers.map(({ layout }) => layout.windowBytes));
-    const plan = { options, layers, scratch: threadScratch(this.config, options, windowBytes), calibrated };
-    this.#plans.set(key, { plan, users: 0 });
-    return plan;
-  }
-
   /** The layer as the reference's caches see it; matrices are read back from linear memory when asked for. */
   #projection(layer: number, placed: PlacedLayer, file: LayerWeights<unknown>): KeyValueProjection {
     const { hiddenSize, rmsNormEps } = this.config;
@@ -529,81 +428,5 @@ export class WasmModel implements LanguageModel, CacheHost {
       normalize: (stream) => (attentionNorm ? normalizeRows(stream, rmsNormEps) : stream),
       finishKeys: (keys) => (keyNorm ? normalizeHeads(keys, keyNorm, rmsNormEps) : keys),
     };
-  }
-}
-
-/** Cosines and sines of the angles of positions, times the magnitudes of their pairs. */
-function placeRopeTables(
-  memory: LinearMemory,
-  { frequencies, magnitudes }: Rope,
-  positions: number,
-): RopeTables {
-  const pairs = frequencies.length;
-  const cos = new Float32Array(positions * pairs);
-  const sin = new Float32Array(positions * pairs);
-  for (let p = 0, at = 0; p < positions; p++) {
-    for (let i = 0; i < pairs; i++, at++) {
-      const magnitude = magnitudes?.[i] ?? 1;
-      cos[at] = Math.cos(p * frequencies[i]) * magnitude;
-      sin[at] = Math.sin(p * frequencies[i]) * magnitude;
-    }
-  }
-  const purpose = 'RoPE tables';
-  return { cos: placeFloats(memory, cos, purpose), sin: placeFloats(memory, sin, purpose) };
-}
-
-/** Where the kernels' own constants end: AssemblyScript puts them at the start of the memory. */
-const STATIC_BYTES = 65536;
-
-/**
- * Whether an error comes from inside: a trap of a kernel (a pointer outside the memory), or a mistake of ours. Errors
- * that the package throws on purpose leave everything as it was.
- */
-function isInternal(error: unknown): boolean {
-  if (error instanceof KernelError) return error.kernel === TRAPPED;
-  return !(error instanceof XQuantError);
-}
-
-/** Tells errors that the caller of a pass has thrown: by a signal, or in its own function. */
-class CallerErrors {
-  readonly options: WasmForwardOptions;
-  readonly #signal: AbortSignal | undefined;
-  #thrown: { readonly error: unknown } | undefined;
-
-  constructor(options: WasmForwardOptions) {
-    const { onTensor, onFreshKeysAndValues, signal } = options;
-    this.#signal = signal;
-    this.options = {
-      ...options,
-      onTensor: onTensor && this.#watched(onTensor),
-      onFreshKeysAndValues: onFreshKeysAndValues && this.#watched(onFreshKeysAndValues),
-    };
-  }
-
-  threw(error: unknown): boolean {
-    return this.#thrown?.error === error || (this.#signal?.aborted === true && this.#signal.reason === error);
-  }
-
-  #watched<T extends unknown[]>(use: (...args: T) => void): (...args: T) => void {
-    return (...args) => {
-      try {
-        use(...args);
-      } catch (error) {
-        this.#thrown = { error };
-        throw error;
-      }
-    };
-  }
-}
-
-function canShare(): boolean {
-  return typeof SharedArrayBuffer === 'function' && (inNode() || globalThis.crossOriginIsolated === true);
-}
-
-async function workers(): Promise<{ spawnThread: SpawnThread; physicalCores: () => number }> {
-  try {
-    return inNode() ? await import('./workers-node.js') : await import('./workers-browser.js');
-  } catch (cause) {
-    throw new KernelError('threads', 'the code for worker threads is missing', { cause });
   }
 }

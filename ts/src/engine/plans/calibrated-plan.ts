@@ -25,7 +25,7 @@ import { type BlockContext, LayerPlan, type PassRows, type PlanSource, type Read
 
 /** See the module. */
 export class CalibratedLayerPlan extends LayerPlan {
-  readonly direct = false;
+  readonly storesFinished = false;
   /** n, channels of the carrier. */
   readonly latentWidth: number;
   /** y to values. */

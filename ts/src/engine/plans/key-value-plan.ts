@@ -15,14 +15,14 @@ import { type BlockContext, LayerPlan, type PlanSource, type ReadBlock } from '.
 
 /** See the module. */
 export class KeyValuePlan extends LayerPlan {
-  readonly direct = true;
+  readonly storesFinished = true;
   readonly latentWidth = 0;
 
   constructor(source: PlanSource, layout: LayoutOf<'keysAndValues'>) {
     super(source, layout);
   }
 
-  override get halfPlaces(): { keys: number; values: number } | undefined {
+  override get f16Places(): { keys: number; values: number } | undefined {
     const { places } = this.layout;
     const [keys, values] = places.sealed;
     if (keys.format !== 'f16' || values.format !== 'f16') return undefined;

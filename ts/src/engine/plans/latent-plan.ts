@@ -19,7 +19,7 @@ import { type BlockContext, LayerPlan, type PlanSource, type ReadBlock } from '.
 
 /** See the module. */
 export class LatentPlan extends LayerPlan {
-  readonly direct = false;
+  readonly storesFinished = false;
   readonly latentWidth: number;
   override readonly down: readonly SmallProduct[];
   override readonly valueProduct: SmallProduct;

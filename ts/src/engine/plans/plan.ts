@@ -121,7 +121,7 @@ export abstract class LayerPlan {
   /** Width of the layer's input. */
   readonly hiddenSize: number;
   /** Whether finished keys and values are stored (`kv`, `kivi`). */
-  abstract readonly direct: boolean;
+  abstract readonly storesFinished: boolean;
   /** Width of what is averaged with the attention weights in place of values; 0 if values are stored as such. */
   abstract readonly latentWidth: number;
   /** Projections of x that are stored. */
@@ -197,7 +197,7 @@ export abstract class LayerPlan {
    *
    * @returns how far from the block's pointer they are, or `undefined`
    */
-  get halfPlaces(): { keys: number; values: number } | undefined {
+  get f16Places(): { keys: number; values: number } | undefined {
     return undefined;
   }
 
@@ -340,7 +340,7 @@ export abstract class LayerPlan {
     keysT: number,
   ): void {
     const { bK: bias, keyNorm: norm } = this.weights;
-    const due = this.direct ? { bias: 0, norm: 0 } : { bias, norm };
+    const due = this.storesFinished ? { bias: 0, norm: 0 } : { bias, norm };
     recordFinishKeys(recorder, this.config, due, keys, tokens, positions, keysT);
   }
 

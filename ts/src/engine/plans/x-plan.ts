@@ -21,7 +21,7 @@ import { type BlockContext, LayerPlan, type PlanSource, type ReadBlock } from '.
 
 /** What all layers share that store X, its differences, or latents of them. */
 export abstract class FullWidthPlan extends LayerPlan {
-  readonly direct = false;
+  readonly storesFinished = false;
   readonly latentWidth: number;
 
   constructor(source: PlanSource, layout: LayoutOf<'x' | 'baseX' | 'delta' | 'latentDelta'>) {
