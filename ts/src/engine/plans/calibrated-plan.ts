@@ -18,14 +18,14 @@ import { carrierOf } from '../../cache/calibration.js';
 import type { LayoutOf } from '../../cache/layout.js';
 import { Transform } from '../../cache/transform.js';
 import { linear, type Matrix, matrix, transpose } from '../../numerics/matrix.js';
-import { recordDequantize, recordLoad, recordStore, type SmallProduct } from '../small-product.js';
+import { recordDequantize, recordStore, type SmallProduct } from '../small-product.js';
 import type { Recorder } from '../team.js';
 import type { ThreadScratch } from '../thread-scratch.js';
-import { type BlockContext, LayerPlan, type PassRows, type PlanSource, type ReadBlock } from './plan.js';
+import type { BlockContext, PassRows, PlanSource, ReadBlock } from './plan.js';
+import { RowPlan } from './row-plan.js';
 
 /** See the module. */
-export class CalibratedLayerPlan extends LayerPlan {
-  readonly storesFinished = false;
+export class CalibratedLayerPlan extends RowPlan {
   /** n, channels of the carrier. */
   readonly latentWidth: number;
   /** y to values. */
@@ -132,22 +132,7 @@ export class CalibratedLayerPlan extends LayerPlan {
     return { values, stride: kvDim };
   }
 
-  recordReadWindow(
-    recorder: Recorder,
-    window: number,
-    first: number,
-    count: number,
-    keys: number,
-    values: number,
-    scratch: ThreadScratch,
-  ): void {
-    const { rows } = scratch;
-    this.recordLoadRows(recorder, this.layout.window[0], window, first, count, rows, scratch);
-    this.#recordExact(recorder, rows, count, keys, values, scratch);
-  }
-
-  /** Records keys and values of exact rows of the carrier. */
-  #recordExact(
+  protected recordExact(
     recorder: Recorder,
     rows: number,
     count: number,
@@ -209,13 +194,13 @@ export class CalibratedLayerPlan extends LayerPlan {
   }
 
   /** Records keys of a block's sinks, and coordinates that give their values. Overwrites `rows` and `otherRows`. */
-  #recordSinks(recorder: Recorder, { block, places, scratch }: BlockContext, keys: number, y: number): void {
-    const { sinkRows: count, sinks } = places;
+  #recordSinks(recorder: Recorder, context: BlockContext, keys: number, y: number): void {
+    const { places, scratch } = context;
+    const { sinkRows: count } = places;
     if (count === 0) return;
     const { rows: carrier, otherRows: decoded } = scratch;
     const { latentWidth: width, kvDim } = this;
-    recordLoad(recorder, sinks[0], block, count, carrier, scratch);
-    this.#recordExact(recorder, carrier, count, keys, decoded, scratch);
+    this.recordSinkKeys(recorder, context, keys); // loads the carrier
     if (this.#isKeysAndValues) {
       // Their keys are known: what is averaged need not have them, and large ones would blur the values.
       for (let row = 0; row < count; row++) recorder.call('scaleBy', carrier + row * width * 4, 0, kvDim);

@@ -17,11 +17,11 @@ import type { LayoutOf } from '../../cache/layout.js';
 import { recordLoad, recordStore, type SmallProduct } from '../small-product.js';
 import type { Recorder } from '../team.js';
 import type { ThreadScratch } from '../thread-scratch.js';
-import { type BlockContext, LayerPlan, type PlanSource, type ReadBlock } from './plan.js';
+import type { BlockContext, PlanSource, ReadBlock } from './plan.js';
+import { RowPlan } from './row-plan.js';
 
 /** What all layers share that store X, its differences, or latents of them. */
-export abstract class FullWidthPlan extends LayerPlan {
-  readonly storesFinished = false;
+export abstract class FullWidthPlan extends RowPlan {
   readonly latentWidth: number;
 
   constructor(source: PlanSource, layout: LayoutOf<'x' | 'baseX' | 'delta' | 'latentDelta'>) {
@@ -39,31 +39,8 @@ export abstract class FullWidthPlan extends LayerPlan {
     return this.sources[0] === 'stream';
   }
 
-  recordReadWindow(
-    recorder: Recorder,
-    window: number,
-    first: number,
-    count: number,
-    keys: number,
-    values: number,
-    scratch: ThreadScratch,
-  ): void {
-    const { rows } = scratch;
-    this.recordLoadRows(recorder, this.layout.window[0], window, first, count, rows, scratch);
-    this.#recordExact(recorder, rows, count, keys, values, scratch);
-  }
-
-  /** Records the keys of a block's sinks, from exact rows: f32 [sinkRows, kvDim]. Overwrites `rows` and `otherRows`. */
-  protected recordSinkKeys(recorder: Recorder, { block, places, scratch }: BlockContext, keys: number): void {
-    const { sinkRows, sinks } = places;
-    if (sinkRows === 0) return;
-    const { rows, otherRows } = scratch;
-    recordLoad(recorder, sinks[0], block, sinkRows, rows, scratch);
-    this.#recordExact(recorder, rows, sinkRows, keys, otherRows, scratch);
-  }
-
-  /** Records keys and values of exact rows, which become x in place, by the weights of the file. */
-  #recordExact(
+  /** Rows become x in place. */
+  protected recordExact(
     recorder: Recorder,
     rows: number,
     count: number,
