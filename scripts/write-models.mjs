@@ -14,7 +14,7 @@ if (!existsSync(`${root}dist/io/families/index.js`)) {
 const { FAMILIES } = await import('../dist/io/families/index.js');
 const { loadModelFile } = await import('../dist/io/load-model.js');
 const { readSafetensors, toFloat32 } = await import('../dist/io/safetensors.js');
-const { ReferenceModel } = await import('../dist/model/transformer.js');
+const { ReferenceModel } = await import('../dist/reference-model.js');
 const { referenceWeights } = await import('../dist/model/weights.js');
 const { WasmModel } = await import('../dist/engine/wasm-model.js');
 const { logSumExp } = await import('../dist/sampling.js');

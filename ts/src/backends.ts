@@ -11,8 +11,8 @@ import type { FactorProgress } from './cache/factors.js';
 import { WasmModel, type WasmModelOptions } from './engine/wasm-model.js';
 import { ConfigError } from './errors.js';
 import type { ModelFile, UnreadModelFile } from './io/model-file.js';
-import { ReferenceModel } from './model/transformer.js';
 import { readWeights, referenceWeights } from './model/weights.js';
+import { ReferenceModel } from './reference-model.js';
 
 /** Implementations; the first is the default. */
 export const BACKENDS = ['wasm', 'reference'] as const;

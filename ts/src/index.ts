@@ -213,7 +213,7 @@ export type {
   TappedTensor,
   TensorTap,
 } from './model/language-model.js';
-export { ReferenceModel } from './model/transformer.js';
+export { ReferenceModel } from './reference-model.js';
 export {
   type FileWeights,
   type UnreadTensor,

@@ -72,7 +72,7 @@ export { CalibratedCache } from './cache/calibrated.js';
 
 export { type AttentionOptions, causalAttention } from './model/attention.js';
 export { mlp, silu } from './model/mlp.js';
-export { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './model/rms-norm.js';
+export { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './numerics/rms-norm.js';
 export { applyRope, ropeFrequencies } from './model/rope.js';
 
 // Numbers.

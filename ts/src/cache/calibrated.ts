@@ -30,7 +30,7 @@ import { BlockCache, type TokenRows } from './block.js';
 import { type CalibrationSet, carrierOf } from './calibration.js';
 import type { KeysAndValues, LayerInput } from './contract.js';
 import type { Coordinates } from './coordinates.js';
-import { project } from './fold.js';
+import { finishKeys, project } from './fold.js';
 import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
 import type { KeyValueProjection } from './projection.js';
@@ -128,7 +128,7 @@ export class CalibratedCache extends BlockCache<LayoutOf<'calibrated'>> {
     if (!this.#carrierWeights) return project(carrier, carrier, projection, projection);
     const { kvDim, bK, bV } = projection;
     return {
-      keys: projection.finishKeys(columnsOf(carrier, 0, kvDim, bK)),
+      keys: finishKeys(columnsOf(carrier, 0, kvDim, bK), projection),
       values: columnsOf(carrier, kvDim, kvDim, bV),
     };
   }

@@ -10,6 +10,7 @@
 import { type Rotation, rotateRows } from '../numerics/hadamard.js';
 import { linearTiled } from '../numerics/linear-tiled.js';
 import { type Matrix, matrix } from '../numerics/matrix.js';
+import { normalizeHeads, normalizeRows } from '../numerics/rms-norm.js';
 import type { KeysAndValues } from './contract.js';
 import type { KeyValueProjection } from './projection.js';
 
@@ -64,7 +65,27 @@ export function project(
   projection: KeyValueProjection,
 ): KeysAndValues {
   return {
-    keys: projection.finishKeys(linearTiled(keyRows, weights.wK, projection.bK)),
+    keys: finishKeys(linearTiled(keyRows, weights.wK, projection.bK), projection),
     values: linearTiled(valueRows, weights.wV, projection.bV),
   };
+}
+
+/**
+ * The steps between the key projection and RoPE: QK-norm, if the model has it.
+ *
+ * @param keys [tokens, kvDim], bias included
+ * @returns fresh, or `keys` itself without a norm
+ */
+export function finishKeys(keys: Matrix, { keyNorm }: KeyValueProjection): Matrix {
+  return keyNorm ? normalizeHeads(keys, keyNorm.gain, keyNorm.epsilon) : keys;
+}
+
+/**
+ * The layer's input norm without its gain.
+ *
+ * @param stream [tokens, hiddenSize]
+ * @returns fresh, or `stream` itself without a norm
+ */
+export function normalizeInput(stream: Matrix, { normEpsilon }: KeyValueProjection): Matrix {
+  return normEpsilon === undefined ? stream : normalizeRows(stream, normEpsilon);
 }

@@ -22,12 +22,12 @@ export interface KeyValueProjection {
   readonly bK?: Float32Array;
   /** [kvDim], added to values after the projection (Qwen2) */
   readonly bV?: Float32Array;
-  /** Gain of the layer's input norm: x = normalized * normGain. [hiddenSize] */
+  /** Gain of the layer's input norm: x = normalized * normGain; ones if there is none. [hiddenSize] */
   readonly normGain: Float32Array;
-  /** The norm without its gain: normalized = normalize(stream). */
-  normalize(stream: Matrix): Matrix;
-  /** What stands between the key projection and RoPE: QK-norm (Qwen3), otherwise nothing. */
-  finishKeys(keys: Matrix): Matrix;
+  /** Epsilon of the layer's input norm; absent if there is none, and x is the residual stream (OLMo 2). */
+  readonly normEpsilon?: number;
+  /** QK-norm between the key projection and RoPE (Qwen3): its gain for one head, or for all heads together, and epsilon. */
+  readonly keyNorm?: { readonly gain: Float32Array; readonly epsilon: number };
 }
 
 /** The truncated factors `W = U S B^T` of one layer, as the latent forms use them (XQuant §3.3). */

@@ -21,7 +21,7 @@ import { add, type Matrix, subtract } from '../numerics/matrix.js';
 import type { AccumulatingLayer, Accumulator } from './accumulator.js';
 import { BlockCache, type TokenRows } from './block.js';
 import type { KeysAndValues, LayerInput } from './contract.js';
-import { type FoldedProjection, foldProjection, project } from './fold.js';
+import { type FoldedProjection, foldProjection, normalizeInput, project } from './fold.js';
 import type { LayoutOf } from './layout.js';
 import type { CacheOptions } from './options.js';
 import type { KeyValueProjection } from './projection.js';
@@ -68,7 +68,7 @@ export abstract class CrossLayerCache<Layout extends LayoutOf<'baseX' | 'delta' 
    * does not mind the rotation: a rotated vector has the same length.
    */
   protected projectRows(rows: Matrix): KeysAndValues {
-    const normalized = this.options.deltaSpace === 'stream' ? this.projection.normalize(rows) : rows;
+    const normalized = this.options.deltaSpace === 'stream' ? normalizeInput(rows, this.projection) : rows;
     return project(normalized, normalized, this.#weights, this.projection);
   }
 

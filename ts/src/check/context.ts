@@ -8,7 +8,7 @@ import { LoadError } from '../errors.js';
 import { EMBEDDED_MODELS, loadModelFile } from '../io/load-model.js';
 import type { ModelFile } from '../io/model-file.js';
 import type { LanguageModel } from '../model/language-model.js';
-import { ReferenceModel } from '../model/transformer.js';
+import { ReferenceModel } from '../reference-model.js';
 import { referenceWeights } from '../model/weights.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { perturbWeights } from './compare/perturb.js';

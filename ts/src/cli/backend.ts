@@ -23,7 +23,7 @@ import { type FactorName, factorsOfCache, readFactors } from '../io/svd-factors.
 import { type MemoryTotals, memoryTotals } from '../memory-totals.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { pauseForEvents } from '../model/pause.js';
-import type { ReferenceModel } from '../model/transformer.js';
+import type { ReferenceModel } from '../reference-model.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { usage } from './errors.js';
 import type { ModelOptions } from './options.js';

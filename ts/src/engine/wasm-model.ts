@@ -14,10 +14,10 @@ import type { CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
 import type { KeyValueProjection } from '../cache/projection.js';
 import { CacheStateError, ConfigError, DisposedError, KernelError } from '../errors.js';
-import { assertModelConfig, derivedSizes, type ModelConfig } from '../model/config.js';
+import { assertModelConfig, type ModelConfig } from '../model/config.js';
+import { keyValueProjection } from '../model/key-value-projection.js';
 import type { BatchOptions, LanguageModel } from '../model/language-model.js';
 import { withScoreGains } from '../model/qk-norm.js';
-import { normalizeHeads, normalizeRows } from '../model/rms-norm.js';
 import {
   assertBatch,
   assertCache,
@@ -54,7 +54,7 @@ import { runPass } from './pass.js';
 import { KEPT_ROWS, PassBuffers, type PassSize } from './pass-buffers.js';
 import type { SequenceRows, WasmForwardOptions } from './pass-context.js';
 import { CallerErrors, isInternal } from './pass-errors.js';
-import { type PlacedLayer, type PlacedModel, placeModel } from './placed-model.js';
+import { type PlacedModel, placeModel } from './placed-model.js';
 import { readMatrix } from './placed-weights.js';
 import { LayerRopeTables } from './rope-tables.js';
 import { KEY_WEIGHTS, type KeyWeights } from './small-product.js';
@@ -144,7 +144,12 @@ export class WasmModel implements LanguageModel, CacheHost {
     this.#spawn = spawn;
     this.#model = model;
     this.#weightBytes = memory.usedBytes;
-    this.projections = model.layers.map((layer, index) => this.#projection(index, layer, layers[index]));
+    this.projections = model.layers.map((layer, index) =>
+      // Matrices are read back from linear memory.
+      keyValueProjection(model.config, index, layers[index], (role) =>
+        readMatrix(this.memory, this.#team.immediate, layer[role]),
+      ),
+    );
     this.factors = new ComputedFactors(this.projections, options.onFactor);
     this.#ropes = new LayerRopeTables(memory, model.config);
     const { config, keyWeights, factors, projections } = this;
@@ -404,29 +409,5 @@ export class WasmModel implements LanguageModel, CacheHost {
       exports: this.#kernels as unknown as Record<string, unknown>,
       spawn: this.#spawn,
     });
-  }
-
-  /** The layer as the reference's caches see it; matrices are read back from linear memory when asked for. */
-  #projection(layer: number, placed: PlacedLayer, file: LayerWeights<unknown>): KeyValueProjection {
-    const { hiddenSize, rmsNormEps } = this.config;
-    const { kvDim } = derivedSizes(this.config);
-    const read = (matrix: PlacedLayer['wK']) => readMatrix(this.memory, this.#team.immediate, matrix);
-    const { keyNorm, bK, bV, attentionNorm } = file;
-    return {
-      layer,
-      hiddenSize,
-      kvDim,
-      get wK() {
-        return read(placed.wK);
-      },
-      get wV() {
-        return read(placed.wV);
-      },
-      bK,
-      bV,
-      normGain: attentionNorm ?? new Float32Array(hiddenSize).fill(1),
-      normalize: (stream) => (attentionNorm ? normalizeRows(stream, rmsNormEps) : stream),
-      finishKeys: (keys) => (keyNorm ? normalizeHeads(keys, keyNorm, rmsNormEps) : keys),
-    };
   }
 }

@@ -10,61 +10,48 @@
  */
 
 import type { KeysAndValues, LayerCache, LayerInput, ModelCache } from '../cache/contract.js';
-import { ReferenceCache } from '../cache/create.js';
-import { ComputedFactors, type FactorProgress } from '../cache/factors.js';
-import { project } from '../cache/fold.js';
 import type { CacheRequest } from '../cache/options.js';
-import { resolveCacheOptions } from '../cache/presets.js';
-import type { KeyValueProjection } from '../cache/projection.js';
-import { CacheStateError, ConfigError, DisposedError } from '../errors.js';
+import { ConfigError, DisposedError } from '../errors.js';
 import { linearTiled } from '../numerics/linear-tiled.js';
 import { add, concatRows, type Matrix, matrix, row, rowRange, scale } from '../numerics/matrix.js';
+import { applyGain, normalizeHeads, normalizeRows, rmsNorm } from '../numerics/rms-norm.js';
 import { causalAttentionBlocked } from './attention-blocked.js';
-import { assertModelConfig, derivedSizes, type ModelConfig, slidingWindow } from './config.js';
+import { assertModelConfig, type ModelConfig, slidingWindow } from './config.js';
 import type { BatchOptions, ForwardOptions, LanguageModel, TappedTensor } from './language-model.js';
 import { mlp } from './mlp.js';
 import { pauseForEvents } from './pause.js';
 import { normalizesAfterRope, withScoreGains } from './qk-norm.js';
-import { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './rms-norm.js';
 import { applyRope, layerRope, type Rope } from './rope.js';
-import { assertBatch, assertCache, assertForwardOptions, assertMode, assertTokens } from './tokens.js';
+import { assertBatch, assertForwardOptions, assertMode, assertTokens } from './tokens.js';
 import { assertWeightShapes, type ReferenceWeights } from './weights.js';
 
-/** The reference implementation of {@link LanguageModel}. */
-export class ReferenceModel implements LanguageModel {
+/** A model that knows caches by their contract; which ones it has is up to reference-model.ts. */
+export abstract class Transformer implements LanguageModel {
   readonly backend = 'reference';
   readonly config: ModelConfig;
-  /** What the caches know of each layer's weights. */
-  readonly projections: readonly KeyValueProjection[];
-  /** SVD factors for the latent forms; see io/svd-factors.ts to load them from a file. */
-  readonly factors: ComputedFactors;
   /** Of each layer. */
   readonly #ropes: readonly Rope[];
   #weights: ReferenceWeights | undefined;
 
-  /**
-   * @param onFactor called before each SVD that has to be computed
-   * @throws {ConfigError | ShapeError | NumericError} if config and weights do not fit together
-   */
-  constructor(config: ModelConfig, weights: ReferenceWeights, onFactor?: FactorProgress) {
+  /** @throws {ConfigError | ShapeError | NumericError} if config and weights do not fit together */
+  constructor(config: ModelConfig, weights: ReferenceWeights) {
     assertModelConfig(config);
     assertWeightShapes(weights, config);
     this.config = config;
     this.#weights = { ...weights, layers: weights.layers.map((layer) => withScoreGains(layer, config)) };
     this.#ropes = weights.layers.map((_, layer) => layerRope(config, layer));
-    this.projections = keyValueProjections(config, this.#weights);
-    this.factors = new ComputedFactors(this.projections, onFactor);
   }
 
-  createCache(request: CacheRequest | string): ReferenceCache {
-    const cache = new ReferenceCache(
-      resolveCacheOptions(request, this.config, this.factors),
-      this.projections,
-      this.factors,
-    );
-    this.factors.keepComputed();
-    return cache;
-  }
+  abstract createCache(request: CacheRequest | string): ModelCache;
+
+  /**
+   * Requires a cache that {@link createCache} has made, and that can still be used.
+   *
+   * @throws {TypeError} if it is no cache
+   * @throws {CacheStateError} if it is of another backend
+   * @throws {DisposedError} if it was disposed of
+   */
+  protected abstract assertOwn(cache: ModelCache): void;
 
   async forward(tokens: ArrayLike<number>, cache: ModelCache, options: ForwardOptions = {}): Promise<Matrix> {
     const weights = this.#weights;
@@ -73,7 +60,7 @@ export class ReferenceModel implements LanguageModel {
     if (options.attention === 'recent') {
       throw new ConfigError('attention', 'recent', 'all on the reference backend');
     }
-    assertReferenceCache(cache);
+    this.assertOwn(cache);
     const ids = assertTokens(tokens, cache, this.config);
     assertMode(ids.length, cache, options);
     return undoOnError([cache], async () => {
@@ -87,7 +74,7 @@ export class ReferenceModel implements LanguageModel {
   async #pass(
     ids: readonly number[],
     weights: ReferenceWeights,
-    cache: ReferenceCache,
+    cache: ModelCache,
     options: ForwardOptions,
   ): Promise<Matrix> {
     const { rmsNormEps, embeddingScale, logitScale } = this.config;
@@ -109,7 +96,7 @@ export class ReferenceModel implements LanguageModel {
   ): Promise<Matrix> {
     assertBatch(tokens, caches);
     assertForwardOptions(options);
-    for (const cache of caches) assertReferenceCache(cache);
+    for (const cache of caches) this.assertOwn(cache);
     return undoOnError(caches, async () => {
       const logits: Matrix[] = [];
       for (const [i, cache] of caches.entries()) logits.push(await this.forward(tokens[i], cache, options));
@@ -162,7 +149,7 @@ export class ReferenceModel implements LanguageModel {
     const { keys, values } =
       mode === 'teacherForced'
         ? storeThenRead(cache, input)
-        : readThenStore(cache, input, this.projections[index]);
+        : readThenStore(cache, input, keysAndValuesOf(x, weights, rmsNormEps));
     show('keys', keys);
     show('values', values);
 
@@ -197,14 +184,23 @@ function storeThenRead(cache: LayerCache, input: LayerInput): KeysAndValues {
 }
 
 /** Generation: tokens of this pass see each other exactly, and the past as the cache stores it (XQuant §4). */
-function readThenStore(cache: LayerCache, input: LayerInput, projection: KeyValueProjection): KeysAndValues {
+function readThenStore(cache: LayerCache, input: LayerInput, exact: KeysAndValues): KeysAndValues {
   const past = cache.keysAndValues();
-  const exact = project(input.x, input.x, projection, projection);
   cache.append(input);
   return {
-    keys: concatRows([past.keys, exact.keys], projection.kvDim),
-    values: concatRows([past.values, exact.values], projection.kvDim),
+    keys: concatRows([past.keys, exact.keys], exact.keys.columns),
+    values: concatRows([past.values, exact.values], exact.values.columns),
   };
+}
+
+/** Keys before RoPE and values of rows of x: [T, kvDim] each. */
+function keysAndValuesOf(
+  x: Matrix,
+  { wK, wV, bK, bV, keyNorm }: ReferenceWeights['layers'][number],
+  epsilon: number,
+): KeysAndValues {
+  const keys = linearTiled(x, wK, bK);
+  return { keys: keyNorm ? normalizeHeads(keys, keyNorm, epsilon) : keys, values: linearTiled(x, wV, bV) };
 }
 
 /** Does some work on caches; if it fails, they hold again what they held before. */
@@ -218,34 +214,6 @@ async function undoOnError<T>(caches: readonly ModelCache[], work: () => Promise
     }
     throw error;
   }
-}
-
-function assertReferenceCache(cache: ModelCache): asserts cache is ReferenceCache {
-  if (cache instanceof ReferenceCache) {
-    cache.assertUsable();
-    return;
-  }
-  assertCache(cache);
-  const reason = `it belongs to backend "${cache.backend}"`;
-  throw new CacheStateError(cache.options.variant, cache.length, 'run', reason);
-}
-
-/** What the caches know of the weights of each layer. */
-function keyValueProjections(config: ModelConfig, weights: ReferenceWeights): KeyValueProjection[] {
-  const { hiddenSize, rmsNormEps } = config;
-  const { kvDim } = derivedSizes(config);
-  return weights.layers.map(({ wK, wV, bK, bV, attentionNorm, keyNorm }, layer) => ({
-    layer,
-    hiddenSize,
-    kvDim,
-    wK,
-    wV,
-    bK,
-    bV,
-    normGain: attentionNorm ?? new Float32Array(hiddenSize).fill(1),
-    normalize: (stream) => (attentionNorm ? normalizeRows(stream, rmsNormEps) : stream),
-    finishKeys: (keys) => (keyNorm ? normalizeHeads(keys, keyNorm, rmsNormEps) : keys),
-  }));
 }
 
 /**

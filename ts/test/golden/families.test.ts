@@ -10,9 +10,9 @@ import { loadModelFile } from '../../src/io/load-model.js';
 import type { ModelFile } from '../../src/io/model-file.js';
 import { readSafetensors, toFloat32 } from '../../src/io/safetensors.js';
 import type { LanguageModel } from '../../src/model/language-model.js';
-import { ReferenceModel } from '../../src/model/transformer.js';
 import { referenceWeights } from '../../src/model/weights.js';
 import { type Matrix, row } from '../../src/numerics/matrix.js';
+import { ReferenceModel } from '../../src/reference-model.js';
 import { logSumExp } from '../../src/sampling.js';
 
 const families = new URL('../../../golden/families/', import.meta.url).pathname;

@@ -8,8 +8,8 @@
 import type { LayerInput } from '../../src/cache/contract.js';
 import type { CacheModelShape } from '../../src/cache/options.js';
 import type { KeyValueProjection } from '../../src/cache/projection.js';
-import { applyGain, normalizeHeads, normalizeRows } from '../../src/model/rms-norm.js';
 import { add, type Matrix, matrix, rowRange } from '../../src/numerics/matrix.js';
+import { applyGain, normalizeRows } from '../../src/numerics/rms-norm.js';
 import { gaussianMatrix, seededRandom } from './arbitraries.js';
 
 export const RMS_EPSILON = 1e-5;
@@ -50,8 +50,8 @@ export function randomProjections(
       wV: weights(2),
       ...(extras ? { bK: vector(kvDim, 0), bV: vector(kvDim, 0) } : {}),
       normGain: vector(hiddenSize, 1),
-      normalize: (stream) => normalizeRows(stream, RMS_EPSILON),
-      finishKeys: (keys) => (extras ? normalizeHeads(keys, keyNorm, RMS_EPSILON) : keys),
+      normEpsilon: RMS_EPSILON,
+      ...(extras ? { keyNorm: { gain: keyNorm, epsilon: RMS_EPSILON } } : {}),
     };
   });
 }
@@ -64,9 +64,9 @@ export function randomInputs(
 ): LayerInput[] {
   const { hiddenSize } = projections[0];
   let stream = gaussianMatrix(tokens, hiddenSize, seed, 4);
-  return projections.map(({ normGain, normalize, layer }) => {
+  return projections.map(({ normGain, layer }) => {
     if (layer > 0) stream = add(stream, scaled(gaussianMatrix(tokens, hiddenSize, seed + 7 * layer), 0.2));
-    const normalized = normalize(stream);
+    const normalized = normalizeRows(stream, RMS_EPSILON);
     return { stream, normalized, x: applyGain(normalized, normGain) };
   });
 }

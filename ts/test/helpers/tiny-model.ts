@@ -7,9 +7,9 @@
 
 import type { GenerationTokenizer } from '../../src/generate.js';
 import { assertModelConfig, derivedSizes, type ModelConfig } from '../../src/model/config.js';
-import { ReferenceModel } from '../../src/model/transformer.js';
 import type { ReferenceWeights } from '../../src/model/weights.js';
 import { type Matrix, matrix } from '../../src/numerics/matrix.js';
+import { ReferenceModel } from '../../src/reference-model.js';
 import { Random } from '../../src/sampling.js';
 
 /** The end-of-sequence id of {@link ByteTokenizer}: the one after the 256 bytes. */

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { LayerPlan } from '../../src/engine/plans/plan.js';
 import { CachedSequence, generate } from '../../src/generate.js';
 import { type LoadedModel, loadModel } from '../../src/load.js';
-import { ReferenceModel } from '../../src/model/transformer.js';
+import { ReferenceModel } from '../../src/reference-model.js';
 import { generateSamples } from '../../src/samples.js';
 import { ByteTokenizer, END_OF_SEQUENCE, randomTokens, tinyModel } from '../helpers/tiny-model.js';
 

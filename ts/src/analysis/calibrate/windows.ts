@@ -7,6 +7,7 @@
  * @module
  */
 
+import { finishKeys } from '../../cache/fold.js';
 import type { Float16Matrix } from '../../cache/state.js';
 import type { FloatProducts } from '../../engine/float-products.js';
 import type { WasmCache } from '../../engine/wasm-cache.js';
@@ -147,7 +148,7 @@ export class CalibrationWindows implements CalibrationWorker {
       const coded = concatRows([sinks, probed.rows], rows.columns);
       const bias = part === 'keys' ? projection.bK : projection.bV;
       if (bias) for (let i = 0; i < coded.data.length; i++) coded.data[i] += bias[i % coded.columns];
-      const finished = part === 'keys' ? projection.finishKeys(coded) : coded;
+      const finished = part === 'keys' ? finishKeys(coded, projection) : coded;
       this.#cache.trim(0);
       const logits = await this.#model.forward(ids, this.#cache, {
         logits: 'all',

@@ -8,7 +8,7 @@ import type { KeyValueProjection } from '../../../src/cache/projection.js';
 import { WasmModel, type WasmModelOptions } from '../../../src/engine/wasm-model.js';
 import type { ModelConfig } from '../../../src/model/config.js';
 import type { FileWeights, LayerWeights, ReferenceWeights } from '../../../src/model/weights.js';
-import { type Matrix, matrix } from '../../../src/numerics/matrix.js';
+import type { Matrix } from '../../../src/numerics/matrix.js';
 import type { WeightTensor } from '../../../src/quant/weight-types.js';
 import { gaussianMatrix } from '../../helpers/arbitraries.js';
 import { RMS_EPSILON, type SHAPES } from '../../helpers/random-layers.js';
@@ -70,7 +70,7 @@ export function engineOfProjections(
   const random = (rows: number, columns: number, seed: number) => gaussianMatrix(rows, columns, seed);
   const queryDim = shape.numAttentionHeads * headDim;
   const embedding = random(config.vocabSize, hiddenSize, 1);
-  const layers = projections.map(({ wK, wV, bK, bV, normGain, finishKeys }, layer) => ({
+  const layers = projections.map(({ wK, wV, bK, bV, normGain, keyNorm }, layer) => ({
     attentionNorm: normGain,
     wQ: random(queryDim, hiddenSize, layer),
     wK,
@@ -80,8 +80,7 @@ export function engineOfProjections(
     bK,
     bV,
     queryNorm: biased ? new Float32Array(headDim).fill(1) : undefined,
-    // The gain is in the closure: a vector of ones comes out as the gain, but for epsilon.
-    keyNorm: bK && finishKeys(matrix(1, headDim, new Float32Array(headDim).fill(1000))).data,
+    keyNorm: keyNorm?.gain,
     mlpNorm: normGain,
     wGate: random(64, hiddenSize, layer + 100),
     wUp: random(64, hiddenSize, layer + 150),

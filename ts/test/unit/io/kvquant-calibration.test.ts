@@ -5,8 +5,8 @@ import { readCalibration } from '../../../src/io/kvquant-calibration.js';
 import { loadModelFile } from '../../../src/io/load-model.js';
 import { embeddedCalibrations } from '../../../src/io/node-calibration.js';
 import { readSafetensors, writeSafetensors } from '../../../src/io/safetensors.js';
-import { ReferenceModel } from '../../../src/model/transformer.js';
 import { referenceWeights } from '../../../src/model/weights.js';
+import { ReferenceModel } from '../../../src/reference-model.js';
 
 const golden = new URL('../../../../golden/', import.meta.url).pathname;
 const path = `${golden}calibration/books-gqa.safetensors`;

@@ -15,7 +15,7 @@ import { loadSnapshot, saveSnapshot } from '../../../src/io/snapshot-file.js';
 import { SNAPSHOT_VERSION } from '../../../src/io/snapshot-sections.js';
 import { loadModel } from '../../../src/load.js';
 import type { LanguageModel } from '../../../src/model/language-model.js';
-import type { ReferenceModel } from '../../../src/model/transformer.js';
+import type { ReferenceModel } from '../../../src/reference-model.js';
 import { sampleCalibration } from '../../helpers/calibrations.js';
 import { expectSame } from '../../helpers/expect-same.js';
 import { randomInputs } from '../../helpers/random-layers.js';

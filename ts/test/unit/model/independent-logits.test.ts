@@ -9,9 +9,9 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { EMBEDDED_MODELS, loadModelFile } from '../../../src/io/load-model.js';
 import { readSafetensors, toFloat32 } from '../../../src/io/safetensors.js';
-import { ReferenceModel } from '../../../src/model/transformer.js';
 import { referenceWeights } from '../../../src/model/weights.js';
 import { row } from '../../../src/numerics/matrix.js';
+import { ReferenceModel } from '../../../src/reference-model.js';
 
 /** f32 roundings through 20 layers stay far below. */
 const RELATIVE_TOLERANCE = 1e-4;

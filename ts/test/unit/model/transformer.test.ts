@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { ConfigError, DisposedError, NumericError, ShapeError } from '../../../src/errors.js';
 import type { ModelConfig } from '../../../src/model/config.js';
-import { ReferenceModel } from '../../../src/model/transformer.js';
 import type { ReferenceWeights } from '../../../src/model/weights.js';
 import { matrix } from '../../../src/numerics/matrix.js';
+import { ReferenceModel } from '../../../src/reference-model.js';
 import { randomTokens, randomWeights, TINY_CONFIG } from '../../helpers/tiny-model.js';
 import { modelLaws } from '../../laws/model-laws.js';
 

@@ -3,9 +3,9 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { attendHalfScratchBytes, attendScratchBytes, ROPE_CODES } from '../../../../src/engine/kernels.js';
-import { normalizeHeads } from '../../../../src/model/rms-norm.js';
 import { applyRope, ropeFrequencies } from '../../../../src/model/rope.js';
 import { matrix } from '../../../../src/numerics/matrix.js';
+import { normalizeHeads } from '../../../../src/numerics/rms-norm.js';
 import { gaussian } from './arbitraries.js';
 import { expectSameBits, expectWithin, forEachBuild } from './builds.js';
 

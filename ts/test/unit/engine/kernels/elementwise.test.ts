@@ -4,9 +4,9 @@ import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { ROPE_CODES } from '../../../../src/engine/kernels.js';
 import { geluTanh, silu } from '../../../../src/model/mlp.js';
-import { applyGain, normalizeRows } from '../../../../src/model/rms-norm.js';
 import { applyRope, ropeFrequencies } from '../../../../src/model/rope.js';
 import { matrix } from '../../../../src/numerics/matrix.js';
+import { applyGain, normalizeRows } from '../../../../src/numerics/rms-norm.js';
 import { fill, filling, gaussian } from './arbitraries.js';
 import { expectSameBits, expectWithin, forEachBuild } from './builds.js';
 

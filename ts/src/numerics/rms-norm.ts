@@ -6,7 +6,7 @@
  * @module
  */
 
-import { type Matrix, matrix } from '../numerics/matrix.js';
+import { type Matrix, matrix } from './matrix.js';
 
 /**
  * The norm without its gain: `stream / sqrt(mean(stream^2) + epsilon)`, row by row.
