@@ -6,7 +6,8 @@
 
 import { toPortable } from '../../ts/src/browser/errors.js';
 import { type LoadHereOptions, loadHere } from '../../ts/src/browser/load-here.js';
-import { OpfsStorage, StorageError } from '../../ts/src/browser/storage.js';
+import { OpfsStorage } from '../../ts/src/browser/opfs-storage.js';
+import { StorageError } from '../../ts/src/browser/storage.js';
 import type { ModelCache } from '../../ts/src/cache/contract.js';
 import type { ComputedFactors } from '../../ts/src/cache/factors.js';
 import { formatCacheOptions, resolveCacheOptions } from '../../ts/src/cache/presets.js';

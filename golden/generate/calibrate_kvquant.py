@@ -18,7 +18,7 @@ evaluation. Per layer, from the keys (before RoPE) and values A of the unquantiz
 * Q-Norm: scale and shift that give quantized Y the mean and deviation of Y, without weights.
 
 For p in {0, 0.01}, for a sink of 0 and 1 tokens (left out of ranges and fit), for 2, 3 and 4 bits. The definitions,
-with tests, are `weightedKMeans` and `fitQNorm` in ts/src/quant/nuq.ts.
+with tests, are `weightedKMeans` and `fitQNorm` in ts/src/quant/nuq-fit.ts.
 
 Tensors, for each outlier fraction p and sink n:
 

@@ -266,10 +266,10 @@ export {
   readSnapshotInfo,
   restoreSnapshot,
   type SnapshotContent,
-  type SnapshotInfo,
   type SnapshotOwner,
   writeSnapshot,
 } from './io/snapshot.js';
+export type { SnapshotInfo } from './io/snapshot-metadata.js';
 export type { ByteSource } from './io/source.js';
 export {
   type FactorName,

@@ -82,6 +82,7 @@ export { roundHalfEven } from './numerics/round.js';
 // Quantizers.
 
 export type { NuqFormat } from './quant/nuq.js';
+export { fitQNorm, type WeightedClusters, weightedKMeans } from './quant/nuq-fit.js';
 export { type AllocationProblem, allocateBits, type Distortion } from './quant/allocate-bits.js';
 export {
   type ChannelBits,

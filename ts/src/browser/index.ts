@@ -7,12 +7,7 @@
 
 export * from '../index.js';
 export { type BrowserLoadOptions, loadModel } from './load.js';
+export { OpfsStorage } from './opfs-storage.js';
 export { RemoteCache, RemoteModel } from './remote-model.js';
-export {
-  type ModelStorage,
-  OpfsStorage,
-  StorageError,
-  StoredFetch,
-  type StoredFile,
-  type StoredInfo,
-} from './storage.js';
+export { type ModelStorage, StorageError, type StoredFile, type StoredInfo } from './storage.js';
+export { StoredFetch } from './stored-fetch.js';

@@ -10,7 +10,8 @@ import { WasmModel } from '../engine/wasm-model.js';
 import { type LoadOptions, type ModelSource, useModelFile } from '../io/load-model.js';
 import type { ModelFile, UnreadModelFile } from '../io/model-file.js';
 import type { LanguageModel } from '../model/language-model.js';
-import { type ModelStorage, StoredFetch } from './storage.js';
+import type { ModelStorage } from './storage.js';
+import { StoredFetch } from './stored-fetch.js';
 
 /** Options of {@link loadHere}. */
 export interface LoadHereOptions extends LoadOptions, BackendOptions {

@@ -11,8 +11,9 @@ import type { ModelSource } from '../io/load-model.js';
 import type { LoadedModel } from '../load.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { type LoadHereOptions, loadHere } from './load-here.js';
+import { OpfsStorage } from './opfs-storage.js';
 import { EngineConnection, type EngineWorker, RemoteModel } from './remote-model.js';
-import { type ModelStorage, OpfsStorage } from './storage.js';
+import type { ModelStorage } from './storage.js';
 import { WORKER_SOURCE } from './worker-source.js';
 
 /** Options of {@link loadModel} in a browser. */

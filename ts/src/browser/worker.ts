@@ -10,8 +10,8 @@ import { restoreSnapshot, writeSnapshot } from '../io/snapshot.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { toPortable } from './errors.js';
 import { loadHere } from './load-here.js';
+import { OpfsStorage } from './opfs-storage.js';
 import type { CacheReport, FromWorker, RequestName, Requests, ToWorker } from './protocol.js';
-import { OpfsStorage } from './storage.js';
 
 /** The end of a worker or a port at which messages come and go. */
 export interface MessageEnd {

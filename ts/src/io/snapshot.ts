@@ -15,31 +15,15 @@
 import type { CalibratedPlan } from '../cache/calibration.js';
 import type { ModelCache } from '../cache/contract.js';
 import { KvquantCache } from '../cache/kvquant.js';
-import {
-  cacheLayout,
-  exactFormat,
-  type LayerLayout,
-  layoutSizes,
-  type SealedFormat,
-  sinkName,
-  sinksOf,
-  type TensorLayout,
-  type WindowTensor,
-} from '../cache/layout.js';
-import { type CacheOptions, type CacheRequest, OPTION_KEYS, optionRow } from '../cache/options.js';
-import { wantedInstead } from '../cache/presets.js';
-import type { LayerState, SealedBlock, StoredMatrix } from '../cache/state.js';
+import { cacheLayout, layoutSizes } from '../cache/layout.js';
+import type { CacheOptions, CacheRequest } from '../cache/options.js';
 import { ConfigError, FormatError, XQuantError } from '../errors.js';
 import type { LanguageModel } from '../model/language-model.js';
-import { groupedSizes } from '../quant/grouped.js';
-import type { NuqFormat, NuqMatrix } from '../quant/nuq.js';
-import { packedBytes } from '../quant/pack.js';
-import { symmetricSizes } from '../quant/symmetric.js';
 import type { ChatMessage } from '../text/chat-template.js';
 import { crc32 } from './crc32.js';
-import { parseJsonObject } from './json.js';
+import { layerParts, readLayer } from './snapshot-layers.js';
+import { isCount, type Metadata, parseMetadata, type SnapshotInfo } from './snapshot-metadata.js';
 import {
-  type Part,
   PartReader,
   readFirstSections,
   readSections,
@@ -63,20 +47,6 @@ export interface SnapshotContent {
   readonly messages?: readonly ChatMessage[];
 }
 
-/** What a snapshot says about itself. */
-export interface SnapshotInfo {
-  /** Fingerprint of the model it belongs to. */
-  readonly model: string;
-  /** Every option of the cache, resolved. */
-  readonly options: CacheOptions;
-  /** Tokens in the cache. */
-  readonly length: number;
-  /** Tokens that follow and have not been run. */
-  readonly pending: number;
-  /** How many of all these tokens were generated: the newest ones. */
-  readonly generated: number;
-}
-
 /** What a snapshot becomes. */
 export interface RestoredSnapshot {
   readonly cache: ModelCache;
@@ -95,13 +65,6 @@ export interface SnapshotOwner {
   readonly model: LanguageModel;
   /** Of its weights, see io/fingerprint.ts. */
   readonly fingerprint: string;
-}
-
-interface Metadata extends SnapshotInfo {
-  readonly layers: number;
-  /** Of what belongs to the model and is not in the file, ranges and levels of `kvquant` or a calibrated plan: CRC-32. */
-  readonly calibration?: number;
-  readonly messages: readonly ChatMessage[];
 }
 
 /**
@@ -253,26 +216,6 @@ export function restoreSnapshot(bytes: Uint8Array, path: string, owner: Snapshot
   return { cache, tokens: ids.slice(0, length), pending: ids.slice(length), generated, messages };
 }
 
-/** Everything that a layer holds, in the order in which it is written. */
-function layerParts({ blocks, window }: LayerState): Part[] {
-  return [...blocks, window].flatMap((tensors) => Object.values(tensors).flatMap(matrixParts));
-}
-
-function matrixParts(stored: StoredMatrix): Part[] {
-  if ('packed' in stored) return [stored.packed, stored.scales, stored.mins];
-  if ('rowCodes' in stored) return nuqParts(stored);
-  if ('channelCodes' in stored) return [stored.channelCodes, stored.scales];
-  return ['float16' in stored ? stored.float16 : stored.data];
-}
-
-/** Rows of `kvquant`; how many outliers there are is nowhere else. */
-function nuqParts(rows: NuqMatrix): Part[] {
-  const parts = [rows.rowCodes, rows.centers, rows.radii];
-  if (rows.outlierStarts.length === 0) return parts;
-  const { outlierStarts, outlierChannels, outlierValues } = rows;
-  return [...parts, outlierStarts, Uint32Array.of(outlierValues.length), outlierChannels, outlierValues];
-}
-
 /**
  * CRC-32 of all ranges and levels that a `kvquant` cache is read with, or of the plan of a calibrated one; none if it reads
  * without.
@@ -335,156 +278,4 @@ function readTokens(
     throw new FormatError(path, section.name, `token ${bad} is ${ids[bad]}; the vocabulary has ${vocabSize}`);
   }
   return Array.from(ids);
-}
-
-function readLayer(
-  reader: PartReader,
-  { sealed, window }: LayerLayout,
-  options: CacheOptions,
-  length: number,
-): LayerState {
-  const { residualWindow } = options;
-  const format = exactFormat(options);
-  const exact = ({ name, columns }: WindowTensor, rows: number, label: string, place: string): NamedTensor =>
-    readTensor(reader, { name: label, columns, format }, rows, `${place}, ${name}`);
-  const blockCount = Math.floor(length / residualWindow);
-  const windowTokens = length - blockCount * residualWindow;
-  const blocks: SealedBlock[] = [];
-  for (let block = 0; block < blockCount; block++) {
-    const place = `block ${block}`;
-    const sinks = sinksOf(options, block);
-    const tensors = [
-      ...(sinks > 0 ? window.map((tensor) => exact(tensor, sinks, sinkName(tensor.name), place)) : []),
-      ...sealed.map((tensor) =>
-        readTensor(reader, tensor, residualWindow - sinks, `${place}, ${tensor.name}`),
-      ),
-    ];
-    blocks.push(Object.fromEntries(tensors));
-  }
-  const rest = window.map((tensor) => exact(tensor, windowTokens, tensor.name, 'window'));
-  reader.end();
-  return { length, blocks, window: Object.fromEntries(rest) as LayerState['window'] };
-}
-
-type NamedTensor = readonly [string, StoredMatrix];
-
-function readTensor(
-  reader: PartReader,
-  { name, columns, format }: TensorLayout<SealedFormat>,
-  rows: number,
-  place: string,
-): NamedTensor {
-  if (format === 'f16') return [name, reader.float16Matrix(rows, columns, place)];
-  if (format === 'f32') return [name, reader.float32Matrix(rows, columns, place)];
-  if ('rowRanges' in format) return [name, readNuq(reader, columns, format, rows, place)];
-  if ('tokenBits' in format) throw new TypeError('a layout without a plan');
-  if ('channelBits' in format) {
-    const { groups, codeBytes } = symmetricSizes(rows, format);
-    const channelCodes = reader.bytes(codeBytes);
-    const scales = reader.finiteFloat16(groups, `${place}, scales`);
-    return [name, { rows, columns, groupSize: format.groupSize, channelCodes, scales }];
-  }
-  const { bits, groupSize, grouping } = format;
-  const sizes = groupedSizes(rows, columns, format);
-  const packed = reader.bytes(sizes.packedBytes);
-  const scales = reader.finiteFloat16(sizes.groups, `${place}, scales`);
-  const mins = reader.finiteFloat16(sizes.groups, `${place}, mins`);
-  return [name, { rows, columns, bits, groupSize, grouping, packed, scales, mins }];
-}
-
-function readNuq(
-  reader: PartReader,
-  columns: number,
-  { bits, outlierFraction, rowRanges }: NuqFormat,
-  rows: number,
-  place: string,
-): NuqMatrix {
-  const ranges = rowRanges ? rows : 0;
-  const isSparse = outlierFraction > 0;
-  const rowCodes = reader.bytes(rows * packedBytes(columns, bits));
-  const centers = reader.finiteFloat16(ranges, `${place}, centers`);
-  const radii = reader.finiteFloat16(ranges, `${place}, radii`);
-  const outlierStarts = reader.uint32(isSparse ? rows : 0);
-  const outliers = isSparse ? reader.uint32(1)[0] : 0;
-  const outlierChannels = reader.uint16(outliers);
-  const outlierValues = reader.finiteFloat16(outliers, `${place}, outliers`);
-  for (let token = 0; token < outlierStarts.length; token++) {
-    const start = outlierStarts[token];
-    const end = token + 1 < rows ? outlierStarts[token + 1] : outliers;
-    if (end < start || end > outliers || (token === 0 && start !== 0)) {
-      reader.refuse(place, `outliers of token ${token} are from ${start} to ${end}`);
-    }
-    for (let i = start; i < end; i++) {
-      const channel = outlierChannels[i];
-      if (channel >= columns || (i > start && channel <= outlierChannels[i - 1])) {
-        reader.refuse(place, `outlier ${i} is at channel ${channel}`);
-      }
-    }
-  }
-  return { rows, columns, bits, rowCodes, centers, radii, outlierStarts, outlierChannels, outlierValues };
-}
-
-function parseMetadata(section: Section, path: string): Metadata {
-  const { name } = section;
-  let text: string;
-  try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(section.body);
-  } catch (cause) {
-    throw new FormatError(path, name, 'is not JSON', { cause });
-  }
-  const json = parseJsonObject(text, path, name);
-  const { model, layers, length, pending, generated, options, calibration, messages } = json;
-  if (typeof model !== 'string' || !/^[0-9a-f]{16}$/.test(model)) {
-    throw new FormatError(path, `${name} "model"`, 'must be 16 hexadecimal digits');
-  }
-  for (const [key, value] of Object.entries({
-    layers,
-    length,
-    pending,
-    generated,
-    calibration: calibration ?? 0,
-  })) {
-    if (!isCount(value)) throw new FormatError(path, `${name} "${key}"`, 'must be an integer from 0');
-  }
-  if ((generated as number) > (length as number) + (pending as number)) {
-    throw new FormatError(path, `${name} "generated"`, 'must not be more than there are tokens');
-  }
-  return {
-    ...{ model, layers, length, pending, generated, calibration },
-    options: parseOptions(options, name, path),
-    messages: parseMessages(messages, name, path),
-  } as Metadata;
-}
-
-/** Files of version 1 that were written before there were conversations in them have none. */
-function parseMessages(messages: unknown, section: string, path: string): readonly ChatMessage[] {
-  if (messages === undefined) return [];
-  if (!Array.isArray(messages)) throw new FormatError(path, `${section} "messages"`, 'must be a list');
-  for (const [index, message] of (messages as Partial<ChatMessage>[]).entries()) {
-    if (typeof message?.role === 'string' && typeof message.content === 'string') continue;
-    throw new FormatError(path, `${section} message ${index}`, 'must have a role and a content, both text');
-  }
-  return messages;
-}
-
-/** The options of a file. An option that is newer than the file is missing there and gets its `absent` value. */
-function parseOptions(options: unknown, section: string, path: string): CacheOptions {
-  if (typeof options !== 'object' || options === null) {
-    throw new FormatError(path, `${section} "options"`, 'must be an object');
-  }
-  const parsed: Record<string, unknown> = {};
-  for (const [name, value] of Object.entries(options)) {
-    const place = `${section} option "${name}"`;
-    const key = OPTION_KEYS.find((each) => each === name || optionRow(each).formerly === name);
-    if (!key && name !== 'variant') throw new FormatError(path, place, 'is not known');
-    const wanted = wantedInstead(key ?? 'variant', value);
-    if (wanted) throw new FormatError(path, place, `must be ${wanted}`);
-    parsed[key ?? 'variant'] = value;
-  }
-  for (const key of OPTION_KEYS) parsed[key] ??= optionRow(key).absent;
-  return parsed as unknown as CacheOptions;
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
 }

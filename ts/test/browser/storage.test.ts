@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { fromPortable, toPortable } from '../../src/browser/errors.js';
 import { loadHere } from '../../src/browser/load-here.js';
-import { StorageError, StoredFetch } from '../../src/browser/storage.js';
+import { StorageError } from '../../src/browser/storage.js';
+import { StoredFetch } from '../../src/browser/stored-fetch.js';
 import { FormatError, MemoryError, ShapeError, XQuantError } from '../../src/errors.js';
 import { unsignedUrl } from '../../src/io/http-request.js';
 import { loadModelFile } from '../../src/io/load-model.js';

@@ -23,14 +23,7 @@ import { NumericError } from '../../errors.js';
 import type { ModelConfig } from '../../model/config.js';
 import { derivedSizes } from '../../model/config.js';
 import type { Matrix } from '../../numerics/matrix.js';
-import { symmetricGroups } from '../../quant/symmetric.js';
-import {
-  BlockLayout,
-  type BlockPlaces,
-  isGrouped,
-  type PlacedFormat,
-  type TensorPlace,
-} from '../block-layout.js';
+import { BlockLayout, type BlockPlaces, type PlacedFormat, type TensorPlace } from '../block-layout.js';
 import type { BlockStore } from '../block-store.js';
 import { type RopeTables, recordFinishKeys } from '../calls.js';
 import { ACTIVATION_TILE } from '../kernels.js';
@@ -39,6 +32,7 @@ import { type PlacedMatrix, placeFloats, takesTile } from '../placed-weights.js'
 import { type KeyWeights, recordLoad, SmallProduct, type SmallProductUse } from '../small-product.js';
 import type { Recorder } from '../team.js';
 import type { ThreadScratch } from '../thread-scratch.js';
+import { elementPlace, groupError } from './store-errors.js';
 
 /** Pointers to the rows of a pass, f32; 0 where the plan does not need them. A `carrier` is made of keys and values. */
 export type PassRows = Readonly<Record<Exclude<RowSource, 'carrier'>, number>>;
@@ -225,7 +219,7 @@ export abstract class LayerPlan {
    */
   recordFiniteCheck(recorder: Recorder, x: number, count: number, position: number): void {
     const fail = (bad: number): Error => {
-      const at = this.#elementAt('x', bad, this.hiddenSize, position);
+      const at = elementPlace('x', bad, this.hiddenSize, { layer: this.layer, token: position });
       return new NumericError('append', this.#memory.f32[x / 4 + bad], at, 'not a finite number');
     };
     recorder.check(fail, 'findNonFinite', x, count * this.hiddenSize);
@@ -258,7 +252,8 @@ export abstract class LayerPlan {
       const fail = (bad: number): Error => {
         const value = this.#memory.f32[origin(bad) / 4];
         const reason = Number.isFinite(value) ? 'the value does not fit in f16' : 'not a finite number';
-        return new NumericError('append', value, this.#elementAt(name, bad, columns, position), reason);
+        const at = elementPlace(name, bad, columns, { layer: this.layer, token: position });
+        return new NumericError('append', value, at, reason);
       };
       if (format === 'f16') {
         recorder.check(fail, 'encodeFloat16', source, target, count * columns);
@@ -416,33 +411,8 @@ export abstract class LayerPlan {
 
   /** Makes the error for a group of a block that the quantizer could not store. */
   protected groupError(place: TensorPlace, { index, places }: BlockContext): (group: number) => Error {
-    const { format, name, columns } = place;
-    const first = index * this.options.residualWindow + places.sinkRows;
-    return (group) => {
-      if (typeof format === 'string') {
-        const at = this.#elementAt(name, group, columns, first);
-        return new NumericError('append', Number.NaN, at, 'the value does not fit in f16');
-      }
-      if (!isGrouped(format)) {
-        const { token, channel } = symmetricGroups(places.rows, format)[group];
-        const at = { layer: this.layer, tensor: name, token: first + token, channel };
-        return new NumericError('quantize', Number.NaN, at, 'the scale of the group does not fit in f16');
-      }
-      const perToken = format.grouping === 'perToken';
-      const perRow = perToken ? Math.ceil(columns / format.groupSize) : columns;
-      const at = {
-        layer: this.layer,
-        tensor: name,
-        token: first + Math.floor(group / perRow) * (perToken ? 1 : format.groupSize),
-        channel: (group % perRow) * (perToken ? format.groupSize : 1),
-      };
-      return new NumericError('quantize', Number.NaN, at, 'the range of the group does not fit in f16');
-    };
-  }
-
-  #elementAt(tensor: string, element: number, columns: number, firstToken: number): NumericError['place'] {
-    const token = firstToken + Math.floor(element / columns);
-    return { layer: this.layer, tensor, token, channel: element % columns };
+    const token = index * this.options.residualWindow + places.sinkRows;
+    return (group) => groupError(place, group, places.rows, { layer: this.layer, token });
   }
 }
 

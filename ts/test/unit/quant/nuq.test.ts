@@ -7,7 +7,6 @@ import {
   dequantizeNuq,
   encodeNuq,
   expectedNuqBytes,
-  fitQNorm,
   nearestLevel,
   nuqBytes,
   nuqCodebook,
@@ -15,8 +14,8 @@ import {
   quantileOfSorted,
   quantizeNuqChannels,
   quantizeNuqRows,
-  weightedKMeans,
 } from '../../../src/quant/nuq.js';
+import { fitQNorm, weightedKMeans } from '../../../src/quant/nuq-fit.js';
 import { gaussianMatrix } from '../../helpers/arbitraries.js';
 
 const LEVELS = Float32Array.of(-0.9, -0.25, 0.2, 0.8);
