@@ -28,7 +28,7 @@ import { type Matrix, row } from './numerics/matrix.js';
 export type DraftSource = 'ngram' | 'window';
 
 /** The choices of {@link DraftSource}. */
-export const DRAFT_SOURCES: readonly DraftSource[] = ['ngram', 'window'];
+const DRAFT_SOURCES: readonly DraftSource[] = ['ngram', 'window'];
 
 /** How to guess. */
 export interface DraftOptions {

@@ -142,11 +142,7 @@ export function findSet(calibration: Calibration, { predict, basis, bits }: SetR
 }
 
 /** A set in words, for messages. */
-export function describeSet({
-  predict,
-  basis,
-  bits,
-}: Pick<CalibrationSet, 'predict' | 'basis' | 'bits'>): string {
+function describeSet({ predict, basis, bits }: Pick<CalibrationSet, 'predict' | 'basis' | 'bits'>): string {
   const width = bits === null ? '' : `, ${bits} bits`;
   return `predict=${predict}, basis=${basis}${width}`;
 }

@@ -73,7 +73,7 @@ export const ACCUMULATOR_POLICIES = ['f32', 'int8', 'recompute'] as const;
 export type AccumulatorPolicy = (typeof ACCUMULATOR_POLICIES)[number];
 
 /** Largest count an option may be: sizes are computed, and memory is reserved, from these numbers. */
-export const COUNT_LIMIT = 2 ** 16;
+const COUNT_LIMIT = 2 ** 16;
 
 /** Tokens of a block unless asked otherwise: the paper's group size. */
 const DEFAULT_BLOCK = 128;
@@ -120,7 +120,7 @@ export interface OptionRow<T> {
 }
 
 /** The table. Rows are resolved from top to bottom. */
-export const OPTIONS = {
+const OPTIONS = {
   /** Bits of a code (of a delta, in `xquant-cl`); with form `calibrated` the average an element of K and V takes. */
   bits: row({ values: bitsOrAverage(), variants: [...KEY_VALUE, ...XQUANT], default: 4 }),
   /** What XQuant stores of a layer input. */

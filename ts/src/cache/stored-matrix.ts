@@ -128,7 +128,7 @@ export function assertStorable(source: Matrix, place: GroupPlace, firstToken = 0
  *
  * @throws {NumericError} if a value is not finite in f16
  */
-export function toFloat16Matrix(source: Matrix, place: GroupPlace): Float16Matrix {
+function toFloat16Matrix(source: Matrix, place: GroupPlace): Float16Matrix {
   assertStorable(source, place);
   return { rows: source.rows, columns: source.columns, float16: encodeFloat16(source.data) };
 }

@@ -123,11 +123,7 @@ export function errorReport(
 }
 
 /** Compares every output. */
-export function compareOutputs(
-  source: CheckCase,
-  expected: ExpectedTensors,
-  tolerance?: Tolerance,
-): TensorReport[] {
+function compareOutputs(source: CheckCase, expected: ExpectedTensors, tolerance?: Tolerance): TensorReport[] {
   return Object.entries(expected).map(([name, tensor]) => {
     const found = source.tensors.get(name);
     return found ? compareTensor(name, tensor, found, tolerance) : missingTensor(name, tensor);

@@ -191,7 +191,7 @@ function numberText(value: number, bits: string): string {
 }
 
 /** Outputs that the file does not have. */
-export function missingOutputs({ tensors }: CaseReport): string[] {
+function missingOutputs({ tensors }: CaseReport): string[] {
   return tensors.filter(({ verdict }) => verdict === 'missing').map(({ name }) => name);
 }
 

@@ -46,7 +46,7 @@ interface CheckCommandOptions {
 const NPZ = '.npz';
 
 /** Outputs that do not match. The report has been printed; this is the last line and the exit code. */
-export class MismatchError extends Error {
+class MismatchError extends Error {
   override readonly name = 'MismatchError';
 }
 

@@ -313,7 +313,7 @@ function report(
 }
 
 /** What happened, in a line. */
-export function describe(generation: Generation, cache: string, { model }: OpenedModel): string {
+function describe(generation: Generation, cache: string, { model }: OpenedModel): string {
   const { summary, sequence } = generation;
   const { promptTokens, reusedTokens, generatedTokens, prefillSeconds, generateSeconds } = summary;
   const { length } = sequence.cache;

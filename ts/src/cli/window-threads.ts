@@ -64,7 +64,7 @@ export function startWindowThreads(
 }
 
 /** One thread; see window-thread.ts for its side. */
-export class WindowThread implements WindowEvaluator {
+class WindowThread implements WindowEvaluator {
   readonly #worker: Worker;
   #ended: string | undefined;
 

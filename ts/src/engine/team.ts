@@ -109,7 +109,7 @@ const START_TIMEOUT_MS = 30_000;
 const SOURCE_PRELUDE = 'const __name = (value) => value;';
 
 /** Source text of a worker: defines `run(setup, post)`. */
-export function threadSource(): string {
+function threadSource(): string {
   return (
     `${SOURCE_PRELUDE}\nconst createRunner = ${createRunner.toString()};\n` +
     `const runThread = ${runThread.toString()};\n` +

@@ -29,10 +29,10 @@ export type GgufValue = number | bigint | string | boolean | GgufArray;
 export const MAX_HEADER_BYTES = 2 ** 28;
 
 /** Longest key or name of a tensor, in bytes: the limit of the format for keys. */
-export const MAX_NAME_BYTES = 2 ** 16 - 1;
+const MAX_NAME_BYTES = 2 ** 16 - 1;
 
 /** Longest string, in bytes: room for any chat template or precompiled normalizer. */
-export const MAX_STRING_BYTES = 2 ** 24;
+const MAX_STRING_BYTES = 2 ** 24;
 
 /** Thrown by {@link HeaderReader}: the header is longer than the bytes at hand, which is no error. */
 export const BEYOND_PREFIX = Symbol('beyond the prefix');

@@ -10,13 +10,13 @@ import { messageOf } from '../printable.js';
 import { isObject, type Json } from './json-reader.js';
 
 /** Objects and lists inside each other; real files have less than 20. */
-export const MAX_JSON_DEPTH = 64;
+const MAX_JSON_DEPTH = 64;
 
 /** Longest key, in characters. */
-export const MAX_JSON_KEY = 2 ** 16;
+const MAX_JSON_KEY = 2 ** 16;
 
 /** Longest string, in characters: room for any chat template or precompiled normalizer. */
-export const MAX_JSON_STRING = 2 ** 24;
+const MAX_JSON_STRING = 2 ** 24;
 
 /**
  * Parses JSON that must be an object.

@@ -9,9 +9,6 @@
 
 import { roundHalfEven } from './round.js';
 
-/** The largest finite f16. A magnitude of 65520 or more rounds to infinity. */
-export const FLOAT16_MAX = 65504;
-
 /** The smallest magnitude that rounds to infinity in f16. */
 export const FLOAT16_OVERFLOW = 65520;
 

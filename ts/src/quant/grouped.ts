@@ -84,7 +84,7 @@ export interface GroupSlot {
 /**
  * @throws {ConfigError | RangeError} if an option is outside its set
  */
-export function assertGroupedOptions(options: GroupedOptions): void {
+function assertGroupedOptions(options: GroupedOptions): void {
   assertBits(options.bits);
   assertPositiveInteger(options.groupSize, 'groupSize');
   if (!GROUPINGS.includes(options.grouping)) {

@@ -41,7 +41,7 @@ export function resultsMarkdown(results: Reproduction): string {
 }
 
 /** A table with its title and note. */
-export function tableMarkdown({ title, note, head, rows }: ReportTable): string {
+function tableMarkdown({ title, note, head, rows }: ReportTable): string {
   const escapeCell = (cell: string) => cell.replace(/([|*])/g, '\\$1');
   const line = (cells: readonly string[]) => `| ${cells.map(escapeCell).join(' | ')} |`;
   return [

@@ -40,7 +40,7 @@ const row = (size: number, w1: number, c1: number, w2: number, c2: number): Publ
 });
 
 /** Multi-head attention. */
-export const PUBLISHED_MHA: PublishedTable = {
+const PUBLISHED_MHA: PublishedTable = {
   models: ['Llama-2-7B', 'Llama-2-13B'],
   baselines: row(1, 5.47, 7.26, 4.88, 6.73).perplexities,
   rows: {
@@ -64,7 +64,7 @@ export const PUBLISHED_MHA: PublishedTable = {
 };
 
 /** Grouped-query attention, g = 4. */
-export const PUBLISHED_GQA: PublishedTable = {
+const PUBLISHED_GQA: PublishedTable = {
   models: ['Llama-3.1-8B', 'Mistral-7B'],
   baselines: row(1, 6.24, 9.54, 5.32, 8.47).perplexities,
   rows: {

@@ -19,7 +19,7 @@ import type { Bits } from '../../quant/uniform.js';
 import type { LayerBasis } from './basis.js';
 
 /** Bits of every channel of the part that is coded. */
-export const PROBE_BITS: Bits = 2;
+const PROBE_BITS: Bits = 2;
 
 /** Tokens that share a scale. */
 export const GROUP_TOKENS = 128;

@@ -21,7 +21,7 @@ import {
 } from '../../quant/grouped.js';
 import { assertBits, type Bits, RANGE_RULES, type RangeRule } from '../../quant/uniform.js';
 import { placeOf } from '../compare/compare.js';
-import { elementCount, isFloating, type Numbers, numbersOf, type Tensor } from './tensor.js';
+import { isFloating, type Numbers, numbersOf, type Tensor } from './tensor.js';
 
 /** One case in memory: an operation, its options, its inputs and (in a dump) the kernel's outputs. */
 export interface CheckCase {
@@ -274,9 +274,4 @@ export function parameterShape(rows: number, columns: number, format: GroupedFor
   return format.grouping === 'perToken'
     ? [rows, Math.ceil(columns / format.groupSize)]
     : [Math.ceil(rows / format.groupSize), columns];
-}
-
-/** The elements of a tensor that must have a known count. */
-export function assertCount(op: string, name: string, tensor: Tensor, count: number): void {
-  if (elementCount(tensor.shape) !== count) throw new ShapeError(op, name, [count], tensor.shape);
 }

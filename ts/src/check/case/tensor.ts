@@ -130,7 +130,7 @@ export function toBfloat16Bits(value: number): number {
 }
 
 /** The number that 16 bfloat16 bits stand for. */
-export function fromBfloat16Bits(bits: number): number {
+function fromBfloat16Bits(bits: number): number {
   scratch.setUint32(0, bits << 16);
   return scratch.getFloat32(0);
 }

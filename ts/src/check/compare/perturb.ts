@@ -17,7 +17,7 @@ import { tensorOf } from '../case/tensor.js';
 import { F32_ROUNDOFF } from './tolerance.js';
 
 /** Runs of the reference; a row whose result can move moves in one of them with probability 1 - 2^-8. */
-export const PERTURBED_RUNS = 8;
+const PERTURBED_RUNS = 8;
 
 /**
  * The case with float inputs moved, some times over, the same way each time.

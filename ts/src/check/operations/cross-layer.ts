@@ -25,7 +25,7 @@ export const CROSS_LAYER_OPTIONS: readonly OptionDoc[] = [
 ];
 
 /** Channels of a cross-layer case without projections: the accumulator or the shape of the parameters says it. */
-export function crossLayerWidth(inputs: CaseInputs): number | undefined {
+function crossLayerWidth(inputs: CaseInputs): number | undefined {
   const accumulator = inputs.case.tensors.get('accumulator');
   if (accumulator) return accumulator.shape.at(-1);
   return inputs.grouping() === 'perChannel' ? inputs.tensor('scales_0').shape.at(-1) : undefined;

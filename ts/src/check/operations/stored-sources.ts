@@ -81,6 +81,6 @@ export function storedSources(inputs: CaseInputs): StoredSources {
  * Sizes of the terms that a kernel sums which multiplies codes and adds the minima afterwards (docs/numerics.md "Products"):
  * `|code * scale| + |min|`, at least as large as the value. Its error grows with these.
  */
-export function termSizes(stored: QuantizedMatrix): Matrix {
+function termSizes(stored: QuantizedMatrix): Matrix {
   return dequantizeMatrix({ ...stored, mins: stored.mins.map((bits) => bits & 0x7fff) });
 }

@@ -19,7 +19,7 @@ export interface BudgetLimits {
 }
 
 /** Used unless a caller says otherwise. */
-export const DEFAULT_LIMITS: BudgetLimits = {
+const DEFAULT_LIMITS: BudgetLimits = {
   steps: 5_000_000,
   text: 2 ** 27,
   calls: 100,

@@ -17,6 +17,3 @@ export interface Context {
   /** Applies a test by name. */
   test(name: string, value: Value, args: Arguments): boolean;
 }
-
-/** No arguments. */
-export const NO_ARGUMENTS: Arguments = { positional: [], named: new Map() };

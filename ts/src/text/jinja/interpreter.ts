@@ -65,7 +65,7 @@ export function renderTemplate(
 }
 
 /** A value of JavaScript as one of Python. */
-export function fromJson(value: unknown, budget: Budget, depth = 0): Value {
+function fromJson(value: unknown, budget: Budget, depth = 0): Value {
   budget.step();
   if (depth > MAX_NESTING) throw new TemplateError('BudgetError', `values nested over ${MAX_NESTING} deep`);
   if (value === null || typeof value === 'boolean' || typeof value === 'string') return value;

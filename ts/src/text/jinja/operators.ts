@@ -163,7 +163,7 @@ export function comparison(operator: string, a: Value, b: Value, budget: Budget)
 }
 
 /** `item in container`. */
-export function contains(container: Value, item: Value, budget: Budget): boolean {
+function contains(container: Value, item: Value, budget: Budget): boolean {
   if (typeof container === 'string') {
     if (typeof item === 'string') return container.includes(item);
     if (item instanceof Undefined) item.fail();
@@ -176,12 +176,6 @@ export function contains(container: Value, item: Value, budget: Budget): boolean
   }
   for (const each of iterate(container, budget)) if (equal(each, item, budget)) return true;
   return false;
-}
-
-/** An index into something of a length; negative ones count from the end. */
-export function indexInto(length: number, index: number): number | undefined {
-  const at = index < 0 ? index + length : index;
-  return at >= 0 && at < length ? at : undefined;
 }
 
 /** The indices that a slice takes. */

@@ -3,9 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { ConfigError } from '../../../src/errors.js';
 import { assertModelConfig, type ModelConfig } from '../../../src/model/config.js';
 import { withScoreGains } from '../../../src/model/qk-norm.js';
-import { normalizeHeads } from '../../../src/numerics/rms-norm.js';
 import { applyRope, ropeFrequencies } from '../../../src/model/rope.js';
 import { dot, matrix } from '../../../src/numerics/matrix.js';
+import { normalizeHeads } from '../../../src/numerics/rms-norm.js';
 
 const headDim = 16;
 const epsilon = 1e-5;
