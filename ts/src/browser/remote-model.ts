@@ -11,8 +11,9 @@ import type { CacheBytes, LayerCache, ModelCache } from '../cache/contract.js';
 import type { FactorProgress } from '../cache/factors.js';
 import type { CacheOptions, CacheRequest } from '../cache/options.js';
 import { resolveCacheOptions } from '../cache/presets.js';
+import { assertTrim } from '../cache/trim.js';
 import type { WasmBuild } from '../engine/load-wasm.js';
-import { assertIndex, CacheStateError, ConfigError, DisposedError, KernelError } from '../errors.js';
+import { CacheStateError, ConfigError, DisposedError, KernelError } from '../errors.js';
 import type { ModelFile } from '../io/model-file.js';
 import type { LoadProgress } from '../io/progress.js';
 import type { ModelConfig } from '../model/config.js';
@@ -337,19 +338,8 @@ export class RemoteCache implements ModelCache {
   }
 
   trim(length: number): void {
-    assertIndex(length, this.#length, 'length');
+    assertTrim(length, this.#length, this.options);
     if (length === this.#length) return;
-    const size = this.options.residualWindow;
-    const sealed = Math.floor(this.#length / size) * size;
-    if (length < sealed && length % size !== 0) {
-      throw new CacheStateError(
-        this.options.variant,
-        this.#length,
-        `trim to ${length}`,
-        `position ${length} is inside a sealed block of ${size} tokens; trim to ${length - (length % size)} ` +
-          'and append the rest again',
-      );
-    }
     this.#length = length;
     this.#bytes = cacheBytes(this.options, this.model.config, length);
     this.follow(this.#connection.request('trim', { cache: this.id, length }));

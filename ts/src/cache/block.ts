@@ -16,7 +16,7 @@
  * @module
  */
 
-import { assertIndex, CacheStateError } from '../errors.js';
+import { CacheStateError } from '../errors.js';
 import { concatRows, type Matrix, matrix, rowRange } from '../numerics/matrix.js';
 import type { CacheBytes, KeysAndValues, LayerCache, LayerInput } from './contract.js';
 import { exactFormat, type LayerLayout, sinkName, sinksOf } from './layout.js';
@@ -32,6 +32,7 @@ import {
   storeMatrix,
   zeroBytes,
 } from './stored-matrix.js';
+import { assertTrim } from './trim.js';
 
 /** Tensors of some tokens by name, each [tokens, its own width]. */
 export type TokenRows = Readonly<Record<string, Matrix>>;
@@ -140,19 +141,10 @@ export abstract class BlockCache<Layout extends LayerLayout = LayerLayout> imple
   }
 
   trim(length: number): void {
-    assertIndex(length, this.#length, 'length');
+    assertTrim(length, this.#length, this.options);
     if (length === this.#length) return;
     const size = this.options.residualWindow;
     const sealedTokens = this.#blocks.length * size;
-    if (length < sealedTokens && length % size !== 0) {
-      throw new CacheStateError(
-        this.options.variant,
-        this.#length,
-        `trim to ${length}`,
-        `position ${length} is inside a sealed block of ${size} tokens; trim to ${length - (length % size)} ` +
-          'and append the rest again',
-      );
-    }
     this.#blocks.length = Math.min(this.#blocks.length, Math.floor(length / size));
     const window = this.#window;
     if (window) {

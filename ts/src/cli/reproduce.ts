@@ -27,7 +27,7 @@ import { PLANS, type PlanName, plannedCaches, singleLayerCaches } from '../repro
 import { type DrawnFigure, reportHtml } from '../reproduce/report.js';
 import { assembleReproduction, type Reproduction, type ReproductionSetup } from '../reproduce/results.js';
 import { type Job, missingWindows, type RunReport, runCaches } from '../reproduce/runner.js';
-import { formatEstimate } from '../reproduce/tables.js';
+import { cacheCells } from '../reproduce/tables.js';
 import { computeFactors, type OpenedModel, prepareCaches, runsOn, withModel } from './backend.js';
 import { usage } from './errors.js';
 import { formatTable } from './format.js';
@@ -304,14 +304,7 @@ async function print(
   }
   const table = formatTable([
     ['cache', 'of f16 KV', 'smaller', 'perplexity', 'loss/token', 'perplexity +%'],
-    ...caches.map((row) => [
-      row.label,
-      row.size.toFixed(4),
-      `${row.compression.toFixed(2)}x`,
-      row.perplexity.toFixed(3),
-      formatEstimate(row.loss, 4),
-      formatEstimate(row.relativePerplexity, 2, 100),
-    ]),
+    ...caches.map(cacheCells),
   ]);
   const verdicts = claims.map(({ text, verdict, evidence }) =>
     verdict === 'untested' ? '' : `${verdict.padEnd(8)} ${text}: ${evidence}\n`,

@@ -11,7 +11,8 @@
 import type { CacheBytes } from '../cache/contract.js';
 import type { Float16Matrix, LayerState, StoredMatrix } from '../cache/state.js';
 import { assertStoredShape, countStored, zeroBytes } from '../cache/stored-matrix.js';
-import { assertIndex, CacheStateError, FormatError } from '../errors.js';
+import { assertTrim } from '../cache/trim.js';
+import { CacheStateError, FormatError } from '../errors.js';
 import type { Matrix } from '../numerics/matrix.js';
 import type { GroupedOptions } from '../quant/grouped.js';
 import { type BlockLayout, blockTensors, isGrouped, type TensorPlace } from './block-layout.js';
@@ -139,18 +140,9 @@ export class BlockStore {
    * @throws {RangeError} if `length` is not from 0 to the current length
    */
   trim(length: number): void {
-    assertIndex(length, this.#length, 'length');
-    const size = this.layout.options.residualWindow;
-    if (length < this.sealedTokens && length % size !== 0) {
-      throw new CacheStateError(
-        this.layout.options.variant,
-        this.#length,
-        `trim to ${length}`,
-        `position ${length} is inside a sealed block of ${size} tokens; trim to ${length - (length % size)} ` +
-          'and append the rest again',
-      );
-    }
-    this.#dropBlocks(Math.min(this.#blocks.length, Math.floor(length / size)));
+    assertTrim(length, this.#length, this.layout.options);
+    const { residualWindow } = this.layout.options;
+    this.#dropBlocks(Math.min(this.#blocks.length, Math.floor(length / residualWindow)));
     this.#length = length;
   }
 

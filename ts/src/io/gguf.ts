@@ -15,7 +15,7 @@ import { CONFIG_TENSORS, readGgufConfig, type SourcedTensor } from './gguf-confi
 import type { GgufHeader } from './gguf-header.js';
 import { GgufMetadata } from './gguf-metadata.js';
 import { openParts, type Siblings } from './gguf-split.js';
-import { summarizeTypes, type TensorInfo } from './model-file.js';
+import { summarizeTensors } from './model-file.js';
 import type { OpenModel } from './open-model.js';
 import type { ByteSource } from './source.js';
 
@@ -48,12 +48,6 @@ export async function openGguf(source: ByteSource, siblings?: Siblings): Promise
     throw new FormatError(path, 'tokenizer.ggml.tokens', reason);
   }
   const template = header.metadata.get('tokenizer.chat_template');
-  const infos: TensorInfo[] = tensors.map(({ name, type, shape, byteLength }) => ({
-    name,
-    type,
-    shape,
-    byteLength,
-  }));
   return {
     header: {
       name: printableName(metadata.textOf('general.name') || path),
@@ -61,8 +55,7 @@ export async function openGguf(source: ByteSource, siblings?: Siblings): Promise
       config,
       tokenizer,
       ...(typeof template === 'string' ? { chatTemplate: template } : {}),
-      tensors: infos,
-      weightTypes: summarizeTypes(infos),
+      ...summarizeTensors(tensors),
       parameterCount: countElements(selected),
       byteLength: parts.reduce((sum, part) => sum + part.source.size, 0),
     },

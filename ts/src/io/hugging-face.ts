@@ -13,7 +13,7 @@ import { familyOfModelType } from './families/index.js';
 import { readConfig } from './hugging-face-config.js';
 import { parseJsonObject } from './json.js';
 import { isObject, type Json } from './json-reader.js';
-import { summarizeTypes, type TensorInfo } from './model-file.js';
+import { summarizeTensors } from './model-file.js';
 import type { OpenModel } from './open-model.js';
 import { readSafetensorsHeader } from './safetensors.js';
 import { type ByteSource, type FileFolder, isPlainName, readText } from './source.js';
@@ -52,12 +52,6 @@ export async function openHuggingFace(folder: FileFolder, opened: ByteSource[]):
   const ignored = (name: string) =>
     ROTARY_BUFFER.test(name) || (config.tieWordEmbeddings && name === MODEL_TENSORS.output.huggingFace);
   const selected = selectTensors(tensors, layout, folder.name, ignored);
-  const infos: TensorInfo[] = tensors.map(({ name, type, shape, byteLength }) => ({
-    name,
-    type,
-    shape,
-    byteLength,
-  }));
   return {
     header: {
       name: folder.name.split('/').filter(Boolean).pop() ?? folder.name,
@@ -65,8 +59,7 @@ export async function openHuggingFace(folder: FileFolder, opened: ByteSource[]):
       config,
       tokenizer: tokenizer.source,
       ...(tokenizer.chatTemplate === undefined ? {} : { chatTemplate: tokenizer.chatTemplate }),
-      tensors: infos,
-      weightTypes: summarizeTypes(infos),
+      ...summarizeTensors(tensors),
       parameterCount: countElements(selected),
       byteLength,
     },

@@ -61,8 +61,20 @@ export interface UnreadModelFile extends Omit<ModelFile, 'weights'> {
   readonly weights: UnreadWeights;
 }
 
+/**
+ * What a header says of a model's tensors.
+ *
+ * @param tensors as a reader knows them, with places that the header leaves out
+ */
+export function summarizeTensors(
+  tensors: readonly TensorInfo[],
+): Pick<ModelHeader, 'tensors' | 'weightTypes'> {
+  const infos = tensors.map(({ name, type, shape, byteLength }) => ({ name, type, shape, byteLength }));
+  return { tensors: infos, weightTypes: summarizeTypes(infos) };
+}
+
 /** Counts tensors, weights and bytes by type. */
-export function summarizeTypes(tensors: readonly TensorInfo[]): WeightTypeSummary[] {
+function summarizeTypes(tensors: readonly TensorInfo[]): WeightTypeSummary[] {
   const byType = new Map<string, { tensors: number; elements: number; bytes: number }>();
   for (const { type, shape, byteLength } of tensors) {
     const sum = byType.get(type) ?? { tensors: 0, elements: 0, bytes: 0 };

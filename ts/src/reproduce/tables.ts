@@ -25,7 +25,7 @@ export interface ReportTable {
 }
 
 /** A number with its standard error. */
-export function formatEstimate({ mean, stdErr }: Estimate, digits: number, factor = 1): string {
+function formatEstimate({ mean, stdErr }: Estimate, digits: number, factor = 1): string {
   const value = (factor * mean).toFixed(digits);
   const sign = mean >= 0 ? '+' : '';
   return stdErr === null ? `${sign}${value}` : `${sign}${value} ± ${(factor * stdErr).toFixed(digits)}`;
@@ -105,6 +105,18 @@ const OF_PAPER: readonly TableName[] = ['plain', 'firstLayers', 'outlierChannel'
 /** Columns of every comparison; the last one only where the paper's do not need the room. */
 const HEAD = ['cache', 'of f16 KV', 'smaller', 'perplexity', 'loss, nats/token', 'perplexity +%'];
 
+/** Size and losses of a cache, in the order of label, size, compression, perplexity, loss, relative perplexity. */
+export function cacheCells(row: ReproducedCache): string[] {
+  return [
+    row.label,
+    row.size.toFixed(4),
+    `${row.compression.toFixed(2)}x`,
+    row.perplexity.toFixed(3),
+    formatEstimate(row.loss, 4),
+    formatEstimate(row.relativePerplexity, 2, 100),
+  ];
+}
+
 function comparison(
   { caches, baseline, model }: Reproduction,
   name: TableName,
@@ -115,18 +127,10 @@ function comparison(
   const rows = caches.filter(({ tables }) => tables.includes(name));
   const error = baseline.stdErr === null ? '' : ` ± ${baseline.stdErr.toFixed(3)}`;
   const first = ['f16 KV', '1.0000', '1.00x', `${baseline.perplexity.toFixed(3)}${error}`, '0', '0'];
-  const cells = (row: ReproducedCache) => [
-    row.label,
-    row.size.toFixed(4),
-    `${row.compression.toFixed(2)}x`,
-    row.perplexity.toFixed(3),
-    formatEstimate(row.loss, 4),
-    formatEstimate(row.relativePerplexity, 2, 100),
-  ];
   const divergence = (row: ReproducedCache) => row.klDivergence.mean.toFixed(4);
   if (rows.length === 0) return { id, title, note, head: HEAD, rows: [] };
   if (!OF_PAPER.includes(name)) {
-    const body = rows.map((row) => [...cells(row), divergence(row)]);
+    const body = rows.map((row) => [...cacheCells(row), divergence(row)]);
     return { id, title, note, head: [...HEAD, 'KL'], rows: [[...first, '0'], ...body] };
   }
   const published = publishedFor(model.config);
@@ -137,7 +141,7 @@ function comparison(
     head: [...HEAD, 'paper: of f16 KV', ...published.models.map((each) => `paper: ${each}`)],
     rows: [
       [...first, ...publishedBaseline(published)],
-      ...rows.map((row) => [...cells(row), ...publishedCells(published, row.cache)]),
+      ...rows.map((row) => [...cacheCells(row), ...publishedCells(published, row.cache)]),
     ],
   };
 }
