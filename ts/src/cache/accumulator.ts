@@ -25,7 +25,7 @@ import { loadMatrix, storeMatrix } from './stored-matrix.js';
 
 /** A layer that adds to the accumulator. */
 export interface AccumulatingLayer {
-  /** What the layer adds for a sealed block: its base X^ or its delta in full width. [tokens, hiddenSize] */
+  /** The layer's increment to the sum of a sealed block: its base X^ or its delta in full width. [tokens, hiddenSize] */
   increment(block: number): Matrix;
 }
 

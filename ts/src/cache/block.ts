@@ -46,7 +46,7 @@ type WindowRows = Readonly<Record<string, Float16Matrix | Matrix>>;
 export abstract class BlockCache<Layout extends LayerLayout = LayerLayout> implements LayerCache {
   readonly options: CacheOptions;
   readonly projection: KeyValueProjection;
-  /** What the layer stores. */
+  /** The layout of the layer. */
   readonly layout: Layout;
   #blocks: SealedBlock[] = [];
   #window: WindowRows | undefined;
@@ -79,7 +79,7 @@ export abstract class BlockCache<Layout extends LayerLayout = LayerLayout> imple
     return this.#blocks;
   }
 
-  /** Where this layer is, for error messages. */
+  /** The place of this layer, for error messages. */
   protected place(tensor: string): { layer: number; tensor: string } {
     return { layer: this.projection.layer, tensor };
   }

@@ -43,7 +43,7 @@ export class CalibratedCache extends BlockCache<LayoutOf<'calibrated'>> {
   readonly #transform: Transform;
   /** [Wk | Wv]^T, if the carrier is keys and values. [2 kvDim, hiddenSize] */
   readonly #carrierWeights: Matrix | undefined;
-  /** What layers hand on to those that are predicted from them. */
+  /** Coordinates that layers pass on to the layers predicted from them. */
   readonly #coordinates: Coordinates;
 
   /** @param coordinates shared by all layers of a sequence */

@@ -1,5 +1,5 @@
 /**
- * What a calibration knows of a model: for every layer the basis in which its input is coded, how much each channel
+ * A calibration of a model: for every layer the basis in which its input is coded, how much each channel
  * matters, and how the layer is predicted from those below it.
  *
  *     carrier   c_i = X [Wk | Wv]  if 2 kvDim <= hiddenSize, before bias, QK-norm and RoPE     n = 2 kvDim
@@ -47,7 +47,7 @@ export interface CalibrationSet {
   readonly basis: CalibrationBasis;
   /** Bits an element of K and V for which the prediction was fitted; null without prediction, where it does not matter. */
   readonly bits: number | null;
-  /** What a cache with these bits was measured to lose, if it was. */
+  /** The measured loss of a cache with these bits, if there is a measurement. */
   readonly loss?: MeasuredLoss;
   readonly layers: readonly LayerTransform[];
 }
@@ -57,7 +57,7 @@ export interface MeasuredLoss {
   /** Name of the text. */
   readonly text: string;
   readonly percent: number;
-  /** Of the percentage. */
+  /** Standard error of the percentage. */
   readonly standardError: number;
 }
 
@@ -93,7 +93,7 @@ export interface Calibration {
   readonly sets: readonly CalibrationSet[];
 }
 
-/** What a cache asks a calibration for. */
+/** The request of a cache to a calibration. */
 export interface SetRequest {
   readonly predict: PredictedFrom;
   readonly basis: CalibrationBasis;
@@ -147,14 +147,14 @@ function describeSet({ predict, basis, bits }: Pick<CalibrationSet, 'predict' | 
   return `predict=${predict}, basis=${basis}${width}`;
 }
 
-/** What a cache needs of a calibration: a set, and the bits of every channel. */
+/** The part of a calibration that a cache uses: a set, and the bits of every channel. */
 export interface CalibratedPlan {
   readonly set: CalibrationSet;
   /** [layers][n] */
   readonly channelBits: readonly (readonly ChannelBits[])[];
 }
 
-/** What a cache asks a calibration for, of its options. */
+/** The request to a calibration, from the options of a cache. */
 export interface PlanRequest {
   /** Average bits an element of K and V, scales included; never exceeded. */
   readonly bits: number;

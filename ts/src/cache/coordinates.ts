@@ -1,5 +1,5 @@
 /**
- * What the layers of a calibrated `xquant-cl` hand on: y, the reconstructed coordinates of a block, from which the layers
+ * The coordinates y that layers of a calibrated `xquant-cl` pass on: those of a block, reconstructed, from which the layers
  * above are predicted. It takes the place of the sum of XQuant §3.2.
  *
  * Like that sum it is scratch of one forward pass, shared by all layers, and layers must be visited in order. It keeps as many
@@ -14,7 +14,7 @@ import type { Matrix } from '../numerics/matrix.js';
 /** The layers of one block that have been visited last. */
 interface Entry {
   layer: number;
-  /** Of `layer` and those below it, the highest first. */
+  /** Coordinates of `layer` and of the layers below it, the highest first. */
   coordinates: readonly Matrix[];
 }
 

@@ -42,7 +42,7 @@ export function latentFactors(w: Matrix): LatentFactors {
 }
 
 /**
- * The matrix that a name stands for.
+ * The matrix of a name.
  *
  * @returns [outChannels, hiddenSize]
  */
@@ -67,7 +67,7 @@ export interface NamedFactors {
   readonly factors: LatentFactors;
 }
 
-/** Where what is known of a model outlives a run; see io/calibration-store.ts. */
+/** Keeps factors and calibrations from run to run; see io/calibration-store.ts. */
 export interface FactorKeeper {
   /** Whether {@link factors} has them. */
   has(layer: number, matrix: FactoredMatrix): boolean;

@@ -13,14 +13,14 @@ export interface CalibratedLevels {
   readonly qNorm: QNorm;
 }
 
-/** What calibration found out about one layer. */
+/** The calibration of one layer. */
 export interface KvquantLayerCalibration {
   readonly keyRanges: NuqRanges;
   readonly keys: CalibratedLevels;
   readonly values: CalibratedLevels;
 }
 
-/** What calibration depends on besides the model and the text. */
+/** The settings of a calibration, besides the model and the text. */
 export interface KvquantSetting {
   readonly bits: NuqBits;
   readonly outlierFraction: number;
@@ -30,7 +30,7 @@ export interface KvquantSetting {
 
 /** The calibration of a model. */
 export interface KvquantCalibration {
-  /** What it was made for, in words, for messages. */
+  /** The settings that it was made with; messages name them. */
   readonly settings: readonly KvquantSetting[];
   /** The first numbers of Wk of every layer, by which a model knows that it is its own. [layers] */
   readonly keyWeights?: readonly Float32Array[];

@@ -67,7 +67,7 @@ export function kvquantLayer(
 
 /** Keys and values in levels of KVQuant, with their outliers. */
 export class KvquantCache extends BlockCache<LayoutOf<'nonUniform'>> {
-  /** What stored rows are read with. */
+  /** Ranges and levels with which stored rows are read. */
   readonly calibration: KvquantLayerCalibration;
   readonly #keyCodebook: NuqCodebook;
   readonly #valueCodebook: NuqCodebook;

@@ -55,7 +55,7 @@ export interface WindowTensor {
   readonly source: RowSource;
 }
 
-/** What a layer of any kind has. */
+/** The layout of a layer, whatever its kind. */
 export interface AnyLayer {
   readonly window: readonly WindowTensor[];
   /** Matrices whose factors the layer needs, computed offline (XQuant §3.3). */

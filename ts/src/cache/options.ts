@@ -84,13 +84,13 @@ export interface OptionValues<T> {
   readonly allowed: string;
   /** The names of a choice; a mistyped one is compared with them. */
   readonly names?: readonly string[];
-  /** The value that a text stands for; `undefined` if it stands for none. */
+  /** The value of a text; `undefined` if it has none. */
   parse(text: string): T | undefined;
-  /** Whether a value is one of them, whatever its type is. */
+  /** Whether a value of any type is one of them. */
   accepts(value: unknown): value is T;
 }
 
-/** What a default may depend on: the request, the model, and the options of the rows above. */
+/** The inputs of a default: the request, the model, and the options of the rows above. */
 export interface OptionsAbove {
   readonly variant: CacheVariant;
   readonly shape: CacheModelShape;
@@ -123,7 +123,7 @@ export interface OptionRow<T> {
 const OPTIONS = {
   /** Bits of a code (of a delta, in `xquant-cl`); with form `calibrated` the average an element of K and V takes. */
   bits: row({ values: bitsOrAverage(), variants: [...KEY_VALUE, ...XQUANT], default: 4 }),
-  /** What XQuant stores of a layer input. */
+  /** The form in which XQuant stores a layer input. */
   form: row({
     values: choice(CACHE_FORMS),
     variants: XQUANT,
@@ -196,7 +196,7 @@ const OPTIONS = {
   }),
   /** Bits of the base layers. */
   baseBits: row({ values: choice(BITS), variants: ['xquant-cl'], default: 4 }),
-  /** What the base layer of the latent cross-layer form stores: X in full width, or its latent. */
+  /** Tensor that the base layer of the latent cross-layer form stores: X in full width, or its latent. */
   baseStore: row({ values: choice(['x', 'latent']), variants: ['xquant-cl'], default: 'x' }),
   /** This many first layers get `firstBits` (the paper's Table 4). */
   firstLayers: row({ values: count(0), variants: ['kivi', 'xquant'], default: 0 }),
@@ -213,7 +213,7 @@ const OPTIONS = {
     default: ({ variant, form }) => (variant === 'xquant-cl' && form === 'calibrated' ? 1 : 0),
     absent: 0,
   }),
-  /** What shares a calibrated basis: keys and values of a layer, each of the two, or each head. */
+  /** Scope of a calibrated basis: keys and values of a layer together, each of the two, or each head. */
   basis: row({
     values: choice(['joint', 'tensor', 'head']),
     variants: XQUANT,

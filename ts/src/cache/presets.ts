@@ -36,7 +36,7 @@ import {
 const PRESET_NAMES = Object.keys(PRESETS);
 const [DEFAULT_PRESET] = PRESET_NAMES;
 
-/** Options that are written behind the question mark; bits have a place of their own. */
+/** Options that follow the question mark; bits have a place of their own. */
 const QUERY_KEYS = OPTION_KEYS.filter((key) => key !== 'bits');
 
 /** Option names of the grammar with the variants that know them; for help texts. */
@@ -115,7 +115,7 @@ function resolveUnchecked(given: CacheRequest, shape: CacheModelShape): CacheOpt
 }
 
 /**
- * The shortest cache argument that stands for these options: the way back from {@link resolveCacheOptions}.
+ * The shortest cache argument for these options: the inverse of {@link resolveCacheOptions}.
  *
  * @param options resolved for a model
  * @param shape of that model
@@ -141,7 +141,7 @@ export function formatCacheOptions(options: CacheOptions, shape: CacheModelShape
 }
 
 /**
- * What an option must be, in words, if a value of any type is not one of its values.
+ * The allowed values of an option in words, if a value of any type is not one of them.
  *
  * @param key one of {@link OPTION_KEYS}, or `variant`
  * @returns `undefined` if the value is allowed
@@ -273,7 +273,7 @@ function assertCalibratedOptions(options: CacheOptions, shape: CacheModelShape):
   }
 }
 
-/** What a calibrated cache has in place of these options, or does not have. */
+/** Options that a calibrated cache replaces or lacks, and the only value that they may have. */
 const WITHOUT_MEANING_IF_CALIBRATED = {
   rotation: 'none',
   range: 'minmax',

@@ -1,5 +1,5 @@
 /**
- * What caches know of a model: the projections of its layers to keys and values, their factors, and calibrations.
+ * A model as its caches know it: the projections of its layers to keys and values, their factors, and calibrations.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import type { Matrix } from '../numerics/matrix.js';
 import type { Calibration } from './calibration.js';
 import type { KvquantCalibration } from './kvquant-calibration.js';
 
-/** What a cache needs to know of one layer's weights. */
+/** The projection of one layer to keys and values, as its cache sees it. */
 export interface KeyValueProjection {
   readonly layer: number;
   readonly hiddenSize: number;
@@ -38,7 +38,7 @@ export interface LatentFactors {
   readonly upProjection: Matrix;
 }
 
-/** What is known of a model offline: factors of its layers, computed on first use or read from a file. */
+/** Offline knowledge of a model: factors of its layers, computed on first use or read from a file. */
 export interface FactorSource {
   /**
    * The factors of one matrix of one layer.

@@ -74,7 +74,7 @@ export class Transform {
   }
 
   /**
-   * What the layers below say about this one.
+   * The prediction of this layer from the layers below.
    *
    * @param below y of the layers below, the nearest first; as many as there are matrices. [tokens, n] each
    * @param tokens rows, needed where there is nothing below

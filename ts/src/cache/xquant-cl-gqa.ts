@@ -5,7 +5,7 @@
  *     write     D_i = Q((X_i - A) U)       then           A := A + dequantize(D_i) U^T
  *     read      [K | V] = A [Wk | Wv]
  *
- * What U^T removes from a difference is what Wk and Wv would not have looked at, so with an exact quantizer
+ * U^T removes from a difference only the part that Wk and Wv ignore, so with an exact quantizer
  * nothing is lost. Layers below the base store latents of their own (XQuant §3.3.1); the base layer has to
  * leave a full-width accumulator and stores X at full width (`baseStore: 'x'`) or in the latent space.
  *

@@ -9,7 +9,7 @@
  * difference needs fewer bits than the thing itself. It is taken against the *reconstruction* below, which
  * already contains that layer's rounding error, so that errors do not add up over layers (a closed loop).
  *
- * What X is, is an option (`deltaSpace`): X with its gain, as the paper says; the normalized stream, with
+ * An option (`deltaSpace`) says which X: X with its gain, as the paper says; the normalized stream, with
  * the gain folded into the weights, since a gain that changes from layer to layer would make a difference
  * where there is none; or the residual stream before the norm.
  *
@@ -28,7 +28,7 @@ import type { KeyValueProjection } from './projection.js';
 import type { LayerState, SealedBlock } from './state.js';
 import { loadMatrix, storeMatrix } from './stored-matrix.js';
 
-/** What both cross-layer forms share: the space of X, and reading it back as keys and values. */
+/** The common part of both cross-layer forms: the space of X, and reading it back as keys and values. */
 export abstract class CrossLayerCache<Layout extends LayoutOf<'baseX' | 'delta' | 'latentDelta'>>
   extends BlockCache<Layout>
   implements AccumulatingLayer
@@ -76,7 +76,7 @@ export abstract class CrossLayerCache<Layout extends LayoutOf<'baseX' | 'delta' 
 
   override restore(state: LayerState): void {
     super.restore(state);
-    this.accumulator.truncate(0); // the next pass starts it anew
+    this.accumulator.truncate(0); // the next pass starts it again
   }
 
   override trim(length: number): void {

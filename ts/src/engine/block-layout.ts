@@ -29,7 +29,7 @@ export interface TensorPlace extends TensorLayout<PlacedFormat> {
   readonly scales: number;
   readonly mins: number;
   readonly groups: number;
-  /** Where the groups of symmetric codes are. */
+  /** The runs of groups of symmetric codes. */
   readonly runs: readonly ChannelRun[];
 }
 
@@ -76,7 +76,7 @@ export function placeTensors(
   return { places, bytes };
 }
 
-/** Where the tensors of a sealed block are. */
+/** The places of the tensors of a sealed block. */
 export interface BlockPlaces {
   /** The first positions of a sequence, as the window held them; none but in block 0. */
   readonly sinks: readonly TensorPlace[];
@@ -87,13 +87,13 @@ export interface BlockPlaces {
   readonly bytes: number;
 }
 
-/** What the blocks and the window of one layer hold; the same for all sequences with the same options. */
+/** The layout of one layer's blocks and window; the same for all sequences with the same options. */
 export class BlockLayout {
   readonly options: CacheOptions;
   /** Tensors of the window, each for `residualWindow` tokens. */
   readonly window: readonly TensorPlace[];
   readonly windowBytes: number;
-  /** Of every block but the first. */
+  /** Places in every block but the first. */
   readonly places: BlockPlaces;
   readonly #first: BlockPlaces;
 
@@ -124,7 +124,7 @@ export class BlockLayout {
     this.#first = sinkRows > 0 ? blockPlaces(sinkRows) : this.places;
   }
 
-  /** Where the tensors of a block are. */
+  /** The places of a block's tensors. */
   at(index: number): BlockPlaces {
     return index === 0 ? this.#first : this.places;
   }

@@ -21,7 +21,7 @@ export interface BlockRun {
   readonly position: number;
 }
 
-/** Which rows attend to which blocks; blocks that all sequences share come first. */
+/** Rows and the blocks that they attend to; blocks that all sequences share come first. */
 export function blockRuns(
   { sequences, rows }: PassContext,
   layers: readonly WasmLayerCache[],

@@ -1,5 +1,5 @@
 /**
- * What caches in linear memory have of their model.
+ * The model as its caches in linear memory see it.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import type { LayerPlan, PassRows } from './plans/plan.js';
 import type { Recorder } from './team.js';
 import type { ThreadScratch } from './thread-scratch.js';
 
-/** What all sequences with the same options share. */
+/** The plan that all sequences with the same options share. */
 export interface CachePlan {
   readonly options: CacheOptions;
   readonly layers: readonly LayerPlan[];
@@ -42,7 +42,7 @@ export interface CacheHost {
   inputRows(layer: number, plan: CachePlan, input: LayerInput): InputRows;
   /** Adds bias, norm of heads to keys and bias to values, where a plan leaves them out. */
   finishRows(layer: number, plan: CachePlan, keys: number, values: number, tokens: number): void;
-  /** Told what went wrong outside a pass; after an error from inside, the model refuses to go on. */
+  /** Notes an error outside a pass; after an internal one the model refuses further work. */
   noteFailure(error: unknown): void;
   /** Keeps a plan alive, or lets it go. */
   retain(plan: CachePlan): void;

@@ -14,10 +14,10 @@ import type { LayerPlan, PlanSource } from './plans/plan.js';
 import type { Recorder } from './team.js';
 import { threadScratch } from './thread-scratch.js';
 
-/** What the plans of all layers are made of. */
+/** The inputs of the plans of all layers. */
 export interface PlansSource extends Pick<PlanSource, 'memory' | 'config' | 'keyWeights' | 'factors'> {
   readonly model: PlacedModel;
-  /** Of each layer. */
+  /** The projection of each layer. */
   readonly projections: readonly PlanSource['projection'][];
 }
 

@@ -200,7 +200,7 @@ export function recordRope(
   recorder.call('rope', rows, count, heads, headDim, positions.cos, positions.sin, ROPE_CODES[ropeLayout]);
 }
 
-/** What comes between a product and attention, for keys: bias and norm of heads; 0 where there is none. */
+/** The steps between a key product and attention: bias and norm of heads; 0 where there is none. */
 export interface KeyFinish {
   readonly bias: Pointer;
   readonly norm: Pointer;

@@ -28,7 +28,7 @@ export const WASM_BUILDS = ['simd', 'relaxed', 'simd-threads', 'relaxed-threads'
 /** One of {@link WASM_BUILDS}. */
 export type WasmBuild = (typeof WASM_BUILDS)[number];
 
-/** What a runtime offers. */
+/** The features of a runtime. */
 export interface RuntimeFeatures {
   readonly simd: boolean;
   readonly relaxedSimd: boolean;
@@ -108,7 +108,7 @@ export function chooseBuild(
   return shared ? `${set}-threads` : set;
 }
 
-/** Where a build lies. Spelled out, so that bundlers see the files. */
+/** The URL of a build. Spelled out, so that bundlers see the files. */
 export function wasmUrl(build: WasmBuild): URL {
   switch (build) {
     case 'simd':

@@ -228,7 +228,7 @@ export class LinearMemory {
   }
 }
 
-/** What is taken for so many bytes: whole cache lines. */
+/** Rounds bytes up to whole cache lines. */
 export function align(bytes: number): number {
   return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 }

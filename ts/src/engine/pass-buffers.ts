@@ -21,7 +21,7 @@ const MLP_ROWS = 256;
 /** Bytes of logits computed at once. */
 const LOGITS_BYTES = 16 * 2 ** 20;
 
-/** What the sizes of buffers depend on. */
+/** The counts that the sizes of buffers depend on. */
 export interface PassSize {
   /** R. */
   readonly rows: number;
@@ -37,7 +37,7 @@ export class PassBuffers {
   readonly plan: CachePlan;
   /** The residual stream, [R, hiddenSize]. */
   readonly stream: Pointer;
-  /** What attention, then the MLP, adds to the stream, [R, hiddenSize]. */
+  /** The increment of attention, then of the MLP, to the stream, [R, hiddenSize]. */
   readonly delta: Pointer;
   /** Input of attention, then of the MLP, [R, hiddenSize], with its tiles. */
   readonly x: Activations;
@@ -48,7 +48,7 @@ export class PassBuffers {
   /** Exact keys (before RoPE) and values of the pass's own tokens, [R, kvDim] each. */
   readonly keys: Pointer;
   readonly values: Pointer;
-  /** What latent caches store of x, [R, widest latent] each; 0 where no layer does. */
+  /** Latents of x, [R, widest latent] each; 0 where no layer stores latents. */
   readonly latents: readonly [key: Pointer, value: Pointer];
   /** Averages of values, [R, queryDim], with their tiles. */
   readonly attended: Activations;

@@ -1,5 +1,5 @@
 /**
- * What the parts of a pass share: the machine, the model, the sequences, the buffers.
+ * The data that the parts of a pass share: the machine, the model, the sequences, the buffers.
  *
  * @module
  */
@@ -55,9 +55,9 @@ export interface PassContext {
   readonly memory: LinearMemory;
   readonly team: Team;
   readonly model: PlacedModel;
-  /** Of each layer. */
+  /** RoPE tables of each layer. */
   readonly tables: readonly RopeTables[];
-  /** Of all sequences. */
+  /** The plan of all sequences. */
   readonly plan: CachePlan;
   readonly sequences: readonly SequenceRows[];
   /** Rows of all sequences together. */
@@ -74,7 +74,7 @@ export interface LayerStep {
   readonly plan: LayerPlan;
   /** The layer's cache of each sequence. */
   readonly caches: readonly WasmLayerCache[];
-  /** What each of them held when the pass came to the layer. */
+  /** The state of each of them when the pass came to the layer. */
   readonly before: readonly WindowState[];
 }
 

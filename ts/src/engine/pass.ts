@@ -1,7 +1,7 @@
 /**
  * One forward pass on the kernels: model/transformer.ts, step by step under the same names.
  *
- * What differs is where things lie (pass-buffers.ts) and in which order sums are taken. A step records kernel calls,
+ * It differs in where tensors are (pass-buffers.ts) and in the order of sums. A step records kernel calls,
  * cut into tasks that threads share: rows in chunks, outputs in ranges, blocks in parts; a barrier lets the next step
  * read what it wrote. Several sequences can be in one pass, each with rows of its own.
  *

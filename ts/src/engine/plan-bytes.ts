@@ -1,5 +1,5 @@
 /**
- * What the engine needs besides a cache to read it: weights that are folded, factored or rotated for it. They belong to
+ * Bytes of the weights that the engine folds, factors or rotates to read a cache. They belong to
  * the model and the options, and serve all sequences with those options.
  *
  * @module

@@ -29,7 +29,7 @@ export interface RecentBlock extends BlockPart {
   readonly values: Pointer;
 }
 
-/** What guesses attend to of so many sealed blocks. */
+/** The sealed blocks that guesses attend to. */
 export function recentParts(blocks: number, residualWindow: number): BlockPart[] {
   const first = Math.max(0, blocks - NEWEST_BLOCKS);
   const newest = Array.from({ length: blocks - first }, (_, i) => ({

@@ -10,7 +10,7 @@
 
 import { CALL_SLOTS, CALLS, STAGE_TABLE, STAGES } from './stages.js';
 
-/** What ends where a recording is cut; each includes the ones before it. */
+/** Units at whose end a recording can be cut; each includes the ones before it. */
 const CUTS = { seam: 0, task: 1, stage: 2 } as const;
 
 /** See the module. */

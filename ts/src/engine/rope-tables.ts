@@ -18,7 +18,7 @@ export class LayerRopeTables {
   readonly #memory: LinearMemory;
   readonly #config: ModelConfig;
   #positions = 0;
-  /** Of each layer; layers that rotate alike share them. */
+  /** Tables of each layer; layers that rotate alike share them. */
   #tables: readonly RopeTables[] = [];
 
   /** Takes no memory yet. */
@@ -27,7 +27,7 @@ export class LayerRopeTables {
     this.#config = config;
   }
 
-  /** Of each layer. */
+  /** Tables of each layer. */
   get tables(): readonly RopeTables[] {
     return this.#tables;
   }

@@ -33,9 +33,9 @@ interface AccumulatorEntry {
 export class SequenceMemory {
   readonly host: CacheHost;
   readonly plan: CachePlan;
-  /** Of each layer. */
+  /** The store of each layer. */
   readonly stores: readonly BlockStore[];
-  /** What guesses attend to of sealed blocks. */
+  /** Keys and values of sealed blocks for guesses. */
   readonly recent: RecentBlocks;
   /** Width of an accumulator's rows. */
   readonly accumulatorColumns: number;
@@ -98,7 +98,7 @@ export class SequenceMemory {
   }
 
   /**
-   * What reading or sealing a block of a layer needs, noting that the layer's sum will be there.
+   * The context for reading or sealing a block of a layer. Notes that the layer's sum will be there.
    *
    * @param sealing whether the block is being written
    * @throws {CacheStateError} if a cross-layer variant is used out of layer order

@@ -28,7 +28,7 @@ export type KeyWeights = 'exact' | 'int8';
 /** The choices of {@link KeyWeights}. */
 export const KEY_WEIGHTS: readonly KeyWeights[] = ['exact', 'int8'];
 
-/** What a product will be asked for. */
+/** The uses of a product. */
 export interface SmallProductUse {
   /** The format of the stored tensors it multiplies, if it does. */
   readonly format?: PlacedFormat;
@@ -381,7 +381,7 @@ function recordAddSymmetric(
   }
 }
 
-/** Which way leads from the stored tensor to the product. */
+/** The way from the stored tensor to the product. */
 function route({ format, tokens, dequantize }: SmallProductUse): 'codes' | 'perChannel' | 'rows' {
   if (dequantize || !isGrouped(format) || format.groupSize % 8 !== 0) return 'rows';
   if (format.grouping === 'perToken') return 'codes';

@@ -56,7 +56,7 @@ export const SCRATCH = 80;
  */
 export const THREAD_SCRATCH = 2 ** 40;
 
-/** What a thread needs to run stages. */
+/** The setup of a thread that runs stages. */
 export interface RunnerSetup {
   /** Kernels by number. */
   readonly kernels: readonly CallableFunction[];
@@ -78,7 +78,7 @@ export interface Runner {
    * @returns whether the epoch is finished; false: another thread is late, call again
    */
   advance(patience: number): boolean;
-  /** What a kernel threw on this thread. */
+  /** The error that a kernel threw on this thread. */
   error(): unknown;
 }
 
@@ -169,7 +169,7 @@ export function createRunner({ kernels, control, calls, thread }: RunnerSetup): 
   };
 }
 
-/** What a worker thread is started with. */
+/** The start data of a worker thread. */
 export interface ThreadSetup {
   readonly module: WebAssembly.Module;
   readonly memory: WebAssembly.Memory;
@@ -179,7 +179,7 @@ export interface ThreadSetup {
   readonly thread: number;
 }
 
-/** What a worker thread says. */
+/** A message of a worker thread. */
 export type ThreadMessage = { readonly kind: 'ready' } | { readonly kind: 'failed'; readonly reason: string };
 
 /**

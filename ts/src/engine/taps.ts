@@ -1,5 +1,5 @@
 /**
- * What a pass shows to `onTensor`: the tensors of transformer.ts, read back from linear memory.
+ * The tensors that a pass shows to `onTensor`: those of transformer.ts, read back from linear memory.
  *
  * @module
  */

@@ -85,7 +85,7 @@ export type SpawnThread = (
   onEnd: (reason: string) => void,
 ) => ThreadHandle;
 
-/** What a {@link Team} is made of. */
+/** The parts of a {@link Team}. */
 export interface TeamOptions {
   readonly threads: number;
   readonly memory: LinearMemory;
@@ -322,7 +322,7 @@ export class Team implements Recorder {
     return CONTROL_HEADER + (this.#epoch & 1) * CONTROL_BUFFER;
   }
 
-  /** Where the calls of this epoch's buffer start. */
+  /** Start of the calls in this epoch's buffer. */
   #callsAt(): number {
     return (this.#epoch & 1) * CALLS * CALL_SLOTS;
   }

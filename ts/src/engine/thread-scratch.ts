@@ -1,5 +1,5 @@
 /**
- * What a thread needs to itself while it works on one block of tokens, and where in its scratch memory that lies.
+ * The scratch memory of a thread while it works on one block of tokens.
  *
  * @module
  */

@@ -42,7 +42,7 @@ export class WasmCache implements ModelCache {
    */
   readonly host: CacheHost;
   /**
-   * What it holds of linear memory.
+   * Its linear memory.
    *
    * @internal
    */

@@ -86,13 +86,13 @@ export interface WasmMemoryUse {
   readonly peak: number;
   /** Taken from the runtime. */
   readonly committed: number;
-  /** Of `used`: the weights of the model. */
+  /** Weights of the model, part of `used`. */
   readonly weights: number;
-  /** Of `used`: cosines and sines of the positions reached so far, which double when they are outgrown. */
+  /** Cosines and sines of the positions reached so far, part of `used`; the tables double when a sequence outgrows them. */
   readonly ropeTables: number;
 }
 
-/** Where the kernels' own constants end: AssemblyScript puts them at the start of the memory. */
+/** End of the kernels' own constants: AssemblyScript puts them at the start of the memory. */
 const STATIC_BYTES = 65536;
 
 /** See the module. */
@@ -105,7 +105,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   readonly keyWeights: KeyWeights;
   /** SVD factors for the latent forms; see io/svd-factors.ts to load them from a file. */
   readonly factors: ComputedFactors;
-  /** What the caches know of each layer's weights. */
+  /** The projection of each layer, as caches see it. */
   readonly projections: readonly KeyValueProjection[];
   readonly #compiled: CompiledKernels;
   readonly #spawn: SpawnThread | undefined;
@@ -118,7 +118,7 @@ export class WasmModel implements LanguageModel, CacheHost {
   readonly #weightBytes: number;
   /** Buffers of passes of few rows. */
   #kept: PassBuffers | undefined;
-  /** What went wrong inside: memory may be in any state since then, so nothing more is computed with it. */
+  /** The first internal error: memory may be in any state since then, so nothing more is computed with it. */
   #broken: { readonly cause: unknown } | undefined;
   /** The pass that runs, or ran last: passes go one after another. */
   #last: Promise<unknown> = Promise.resolve();

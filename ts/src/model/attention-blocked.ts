@@ -55,7 +55,7 @@ export function causalAttentionBlocked(
 }
 
 /**
- * Softmax of `scale * scores` in place; row r stands at position `firstPosition + r` and sees the columns up to that
+ * Softmax of `scale * scores` in place; row r is at position `firstPosition + r` and sees the columns up to that
  * position, at most `window` of them. The rest become 0.
  */
 function softmaxRows(scores: Matrix, scale: number, window: number, firstPosition: number): void {

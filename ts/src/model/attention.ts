@@ -19,7 +19,7 @@ export interface AttentionOptions {
 /**
  * `softmax(scale * q k) v` for every head, each query seeing the keys up to its own position, at most `window` of them.
  *
- * @param queries [tokens, heads * headDim], after RoPE; the last row stands at the last key's position
+ * @param queries [tokens, heads * headDim], after RoPE; the last row is at the last key's position
  * @param keys [length, kvHeads * headDim], after RoPE
  * @param values [length, kvHeads * headDim]
  * @returns fresh, [tokens, heads * headDim]

@@ -20,7 +20,7 @@ export interface RopeConfig {
    * [rotaryDim / 2]
    */
   readonly ropeFrequencyDivisors?: Float32Array;
-  /** What rotated channels are multiplied by on top (YaRN, LongRoPE). Default 1. */
+  /** Additional factor of rotated channels (YaRN, LongRoPE). Default 1. */
   readonly ropeMagnitude?: number;
 }
 
@@ -66,11 +66,11 @@ export interface ModelConfig extends RopeConfig {
    */
   readonly qkNorm?: 'head' | 'width' | 'headAfterRope';
   /**
-   * Where the norms stand: before attention and MLP (Llama), after them (OLMo 2), or both (Gemma 3). Without a norm
+   * Places of the norms: before attention and MLP (Llama), after them (OLMo 2), or both (Gemma 3). Without a norm
    * before attention the X of the paper is the stream itself. Default before.
    */
   readonly norms?: 'before' | 'after' | 'both';
-  /** Of the MLP's gate. Default silu. */
+  /** Activation of the MLP's gate. Default silu. */
   readonly activation?: 'silu' | 'gelu_tanh';
   /** Multiplies embeddings. Default 1. */
   readonly embeddingScale?: number;

@@ -1,5 +1,5 @@
 /**
- * What caches need to know of a layer's weights, from the model.
+ * The projection of a layer to keys and values, from the weights of the model.
  *
  * @module
  */

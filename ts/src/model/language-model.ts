@@ -1,6 +1,6 @@
 /**
- * What every backend offers: tokens in, logits out, through a cache. Generation, perplexity and the
- * command line stand on this and cannot tell the reference from the engine.
+ * The contract of every backend: tokens in, logits out, through a cache. Generation, perplexity and the
+ * command line are built on it and cannot tell the reference from the engine.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import type { ModelConfig } from './config.js';
  * Which keys and values a pass attends to.
  *
  * - `generation`: exact ones for the tokens of this pass, stored ones for those before (XQuant §4).
- * - `teacherForced`: stored ones for every token, its own position included: the protocol behind the
+ * - `teacherForced`: stored ones for every token, its own position included: the protocol of the
  *   perplexities of the paper (§4.1), harsher than generation.
  * - `stepwise`: as if every token came in a pass of its own: an exact one at its own position, stored ones before it.
  *   The logits are those of such passes, bit for bit. Several tokens must not complete a block of the cache. This is
@@ -56,7 +56,7 @@ export interface ForwardOptions {
   /** Default `'generation'`. */
   readonly mode?: AttentionMode;
   /**
-   * What the pass attends to: `all`, or only the `recent`: the first four tokens, the newest three sealed blocks and
+   * The tokens that the pass attends to: `all`, or only the `recent`: the first four tokens, the newest three sealed blocks and
    * what is in none. The logits are then guesses, and so are the tokens in the cache, which should be trimmed away
    * again. Much faster in long texts with caches that rebuild keys and values; the reference refuses it. Default `'all'`.
    */

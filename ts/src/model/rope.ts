@@ -17,7 +17,7 @@ import type { ModelConfig, RopeConfig, RopeLayout } from './config.js';
 export interface Rope {
   /** Radians per position of each pair, in f64; 0 where a pair is not rotated. [headDim / 2] */
   readonly frequencies: Float64Array;
-  /** What each pair is multiplied by; 1 where it is not rotated, absent for all ones. [headDim / 2] */
+  /** Factor of each pair; 1 where it is not rotated, absent for all ones. [headDim / 2] */
   readonly magnitudes?: Float64Array;
 }
 
@@ -48,7 +48,7 @@ export function layerRope(config: ModelConfig, layer: number): Rope {
 }
 
 /**
- * Rotates all heads of all rows; row r stands at position `firstPosition + r`.
+ * Rotates all heads of all rows; row r is at position `firstPosition + r`.
  *
  * @param rows [tokens, heads * headDim]
  * @param frequencies [headDim / 2], radians per position

@@ -14,7 +14,7 @@ interface TensorRow {
   /** Matrices are [outChannels, inChannels], as files store them, in any weight type; vectors are f32. */
   readonly kind: 'matrix' | 'vector';
   readonly shape: (sizes: Sizes) => readonly number[];
-  /** Which models have it. Matrices are in all. */
+  /** Whether a model has it. All models have the matrices. */
   readonly present: (config: ModelConfig) => boolean;
   /** Name in a GGUF file, after the prefix of the layer. */
   readonly gguf: string;

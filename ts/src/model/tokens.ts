@@ -1,6 +1,5 @@
 /**
- * The checks at the door of every forward pass, the same for all backends. What has passed them is trusted by
- * everything behind.
+ * The checks at the start of every forward pass, the same for all backends. Code after them trusts its input.
  *
  * @module
  */

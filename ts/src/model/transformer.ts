@@ -29,7 +29,7 @@ import { assertWeightShapes, type ReferenceWeights } from './weights.js';
 export abstract class Transformer implements LanguageModel {
   readonly backend = 'reference';
   readonly config: ModelConfig;
-  /** Of each layer. */
+  /** RoPE of each layer. */
   readonly #ropes: readonly Rope[];
   #weights: ReferenceWeights | undefined;
 

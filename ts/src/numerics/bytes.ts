@@ -5,7 +5,7 @@
  */
 
 /**
- * The bytes in a buffer of their own, at offset 0, where any typed array can stand on them.
+ * The bytes in a buffer of their own, at offset 0, so that any typed array can view them.
  *
  * Not `bytes.slice().buffer`: `slice` of a Node `Buffer`, which also is a `Uint8Array`, is a view on the
  * whole of a larger buffer.

@@ -1,7 +1,7 @@
 /**
  * IEEE 754 binary16 ("f16"): 1 sign bit, 5 exponent bits, 10 fraction bits, and the bfloat16 reader.
  *
- * Node 20 has neither `Float16Array` nor `Math.f16round`, so the conversions stand here. An f16 travels
+ * Node 20 has neither `Float16Array` nor `Math.f16round`, so the conversions are here. An f16 travels
  * through the package as its 16 bits in a `Uint16Array`.
  *
  * @module
@@ -43,7 +43,7 @@ export function toFloat16Bits(value: number): number {
 }
 
 /**
- * The number that 16 f16 bits stand for, exactly.
+ * The exact value of 16 f16 bits.
  *
  * @param bits 0 to 0xffff
  */

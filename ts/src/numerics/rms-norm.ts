@@ -1,7 +1,7 @@
 /**
  * RMSNorm: a vector divided by the root of its mean square, then multiplied by a learned gain.
  *
- * The two steps stand apart because XQuant-CL stores what lies between them (`deltaSpace: 'normalized'`).
+ * The two steps are separate because XQuant-CL stores the result of the first (`deltaSpace: 'normalized'`).
  *
  * @module
  */

@@ -19,7 +19,7 @@ import { CHANNEL_BITS, type ChannelBits } from './symmetric.js';
 /** Mean squared error of a variable of variance 1 by the bits of its code. Decreasing; 1 for 0 bits. */
 export type Distortion = Readonly<Record<ChannelBits, number>>;
 
-/** What bits are given out by. */
+/** The problem of allocating bits. */
 export interface AllocationProblem {
   /** L of every channel of every layer, not negative. [layers][channels] */
   readonly importance: readonly Float32Array[];

@@ -32,7 +32,7 @@ export const NUQ_BITS: readonly NuqBits[] = [2, 3, 4];
 export interface NuqCodebook {
   /** Ascending: what codes are chosen by. [2^bits] */
   readonly levels: Float32Array;
-  /** What a code is read as: the levels, or with Q-Norm `scale * level + shift`. [2^bits] */
+  /** The decoded value of each code: the levels, or with Q-Norm `scale * level + shift`. [2^bits] */
   readonly decoded: Float32Array;
 }
 
@@ -44,7 +44,7 @@ export interface NuqRanges {
   readonly upper: Float32Array;
 }
 
-/** The inner range of one row of values, and what lies outside. */
+/** The inner range of one row of values, and the values outside it. */
 export interface NuqRowRange {
   /** Middle of the inner values; f32. */
   readonly center: number;
@@ -113,7 +113,7 @@ export function nearestLevel(levels: Float32Array, value: number): number {
 
 /**
  * Splits a row of values into outliers and an inner range: thresholds are quantiles of the row, interpolated
- * linearly at ranks `(p/2)(n-1)` and `(1-p/2)(n-1)`; what lies on or beyond them is an outlier.
+ * linearly at ranks `(p/2)(n-1)` and `(1-p/2)(n-1)`; values on or beyond them are outliers.
  *
  * @param values [channels], finite, read
  * @param outlierFraction p; 0 keeps everything inside
@@ -158,7 +158,7 @@ export function quantileOfSorted(sorted: ArrayLike<number>, fraction: number): n
   return quantile(sorted.length, fraction, (rank) => sorted[rank]);
 }
 
-/** The same of `n` values of which `at` knows those of the ranks that are needed. */
+/** The same for `n` values; `at` gives the value of a rank. */
 function quantile(n: number, fraction: number, at: (rank: number) => number): number {
   const rank = fraction * (n - 1);
   const below = Math.floor(rank);

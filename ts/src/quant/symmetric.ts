@@ -121,7 +121,7 @@ export function quantizeSymmetricGroup(
 }
 
 /**
- * Codes of a group whose scale is given: the cell in which a value lies. A true division, and a value on the
+ * Codes of a group with a given scale: the cell of each value. A true division, and a value on the
  * border of two cells belongs to the upper one.
  *
  * @param values [n], read

@@ -35,7 +35,7 @@ export type RangeRule = 'minmax' | 'mse';
 /** The choices of {@link RangeRule}. */
 export const RANGE_RULES: readonly RangeRule[] = ['minmax', 'mse'];
 
-/** What a group stores besides its codes: two f16 numbers, as bits. */
+/** The parameters that a group stores besides its codes: two f16 numbers, as bits. */
 export interface GroupParameters {
   /** f16 bits of the distance between two levels. Zero for a constant group. */
   scale: number;

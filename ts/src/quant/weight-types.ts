@@ -41,7 +41,7 @@ export type ProductType =
 /** Name of a weight type that this package reads. */
 export type WeightType = ProductType | 'Q5_0' | 'Q3_K' | 'IQ4_NL' | 'IQ4_XS' | 'MXFP4';
 
-/** What is known of a weight type. */
+/** A weight type: its id, its block, its decoder, its kernels. */
 export interface WeightTypeRow {
   /** ggml's number of the type. */
   readonly ggml: number;
@@ -68,7 +68,7 @@ const decodeFloats = (bytes: Uint8Array) => new Float32Array(alignedCopy(bytes))
 const decodeHalves = (bytes: Uint8Array) => decodeFloat16(new Uint16Array(alignedCopy(bytes)));
 const decodeBrains = (bytes: Uint8Array) => decodeBfloat16(new Uint16Array(alignedCopy(bytes)));
 
-/** What is known of each weight type that this package reads. */
+/** Each weight type that this package reads. */
 export const WEIGHT_BLOCKS: Readonly<Record<WeightType, WeightTypeRow>> = {
   F32: {
     ggml: 0,

@@ -186,7 +186,7 @@ export class CalibratedLayerPlan extends RowPlan {
     recorder.call('copyBytes', y, this.#slot(context, this.layer), bytes);
   }
 
-  /** Where y of a layer is kept. */
+  /** The place in which y of a layer is kept. */
   #slot({ accumulator }: BlockContext, layer: number): number {
     if (!accumulator) throw new TypeError('no coordinates are kept');
     const { predict, residualWindow } = this.options;

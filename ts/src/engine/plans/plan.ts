@@ -1,5 +1,5 @@
 /**
- * What a layer of a cache does in the engine: which rows it stores, how a block is sealed, and how keys and values
+ * The work of a cache's layer in the engine: which rows it stores, how a block is sealed, and how keys and values
  * (or latents to be averaged) come back.
  *
  * The definitions are the classes of ts/src/cache; here they become sequences of kernel calls, one file for each:
@@ -47,7 +47,7 @@ export interface AttentionWeights {
   readonly attentionNorm: number;
 }
 
-/** What a plan is made of. */
+/** The inputs of a plan. */
 export interface PlanSource {
   readonly memory: LinearMemory;
   /** Makes calls at once. */
@@ -55,7 +55,7 @@ export interface PlanSource {
   readonly config: ModelConfig;
   readonly options: CacheOptions;
   readonly keyWeights: KeyWeights;
-  /** Of the layer, for the weights that are folded. */
+  /** The layer's projection, for weights that are folded. */
   readonly projection: KeyValueProjection;
   readonly weights: AttentionWeights;
   readonly factors: FactorSource;
@@ -63,7 +63,7 @@ export interface PlanSource {
   readonly calibrated?: Calibrated;
 }
 
-/** Where the accumulator of a block is, and how it is stored. */
+/** The accumulator of a block, and its format. */
 export interface AccumulatorBlock {
   readonly pointer: number;
   /** Absent for f32 (and for `recompute`, which keeps nothing). */
@@ -76,14 +76,14 @@ export interface BlockBelow {
   readonly block: number;
 }
 
-/** What sealing or reading a block needs besides the block itself. */
+/** A block to be sealed or read, with everything that this takes. */
 export interface BlockContext {
   readonly store: BlockStore;
   /** Number of the block. */
   readonly index: number;
   /** Pointer to the block. */
   readonly block: number;
-  /** Where its tensors are. */
+  /** The places of its tensors. */
   readonly places: BlockPlaces;
   readonly scratch: ThreadScratch;
   /** Cross-layer variants: the block's accumulator. Of calibrated caches: coordinates of the layers that predict. */
@@ -94,7 +94,7 @@ export interface BlockContext {
   readonly advance: boolean;
 }
 
-/** Where the latents (or values) of a block are after {@link LayerPlan.recordRead}. */
+/** The latents (or values) of a block after {@link LayerPlan.recordRead}. */
 export interface ReadBlock {
   readonly values: number;
   /** Elements from token to token. */

@@ -14,7 +14,7 @@ export interface RowOrigin {
   readonly token: number;
 }
 
-/** Where an element of some rows is. */
+/** The place of an element of some rows. */
 export function elementPlace(
   tensor: string,
   element: number,

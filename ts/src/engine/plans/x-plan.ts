@@ -20,7 +20,7 @@ import type { ThreadScratch } from '../thread-scratch.js';
 import type { BlockContext, PlanSource, ReadBlock } from './plan.js';
 import { RowPlan } from './row-plan.js';
 
-/** What all layers share that store X, its differences, or latents of them. */
+/** The common part of layers that store X, its differences, or latents of them. */
 export abstract class FullWidthPlan extends RowPlan {
   readonly latentWidth: number;
 
