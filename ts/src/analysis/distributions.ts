@@ -1,5 +1,5 @@
 /**
- * What the tensors of a model look like, and why X is easier to quantize than keys and values: the measurements
+ * The distributions of a model's tensors, and why X is easier to quantize than keys and values: the measurements
  * behind Figure 3 of the paper, its figures of latents (XQuant App. B) and its argument about neighbouring layers
  * (XQuant §3.2).
  *
@@ -33,7 +33,7 @@ export interface LayerStep {
   readonly range: number;
 }
 
-/** What was seen in one pass. */
+/** The measurements of one pass. */
 export interface Distributions {
   /** Tokens that were looked at. */
   readonly tokens: number;

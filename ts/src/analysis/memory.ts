@@ -1,5 +1,5 @@
 /**
- * What a cache takes, by formula: the sizes of XQuant §3 and Table 1, exact and as the paper rounds them.
+ * The size of a cache by formula: the sizes of XQuant §3 and Table 1, exact and as the paper rounds them.
  *
  * The formula knows which tensors a variant stores and how wide they are; how many bytes a tensor takes it
  * asks of the quantizer's own layout. A test holds it equal to the bytes counted from real caches, for
@@ -66,7 +66,7 @@ export const TABLE_CACHES: readonly string[] = [
   'xquant-cl:2@tuned?baseBits=2',
 ];
 
-/** What a cache takes for one model and length. */
+/** The size of a cache for one model and length. */
 export interface CacheSize {
   /** By kind; equal to `ModelCache.bytes()` after a pass. */
   readonly bytes: CacheBytes;

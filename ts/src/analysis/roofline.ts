@@ -23,7 +23,7 @@ export interface Device {
   readonly peakFlops: number;
   /** Memory bandwidth, bytes/s. */
   readonly bandwidth: number;
-  /** Where the two numbers come from. */
+  /** Source of the two numbers. */
   readonly source: string;
 }
 
@@ -52,7 +52,7 @@ export const DEVICES = {
 /** A key of {@link DEVICES}. */
 export type DeviceName = keyof typeof DEVICES;
 
-/** What is rebuilt from what. */
+/** The way in which keys and values are rebuilt. */
 export type RooflineForm = 'mha' | 'gqa' | 'mha-cl' | 'gqa-cl';
 
 /** One layer of a model and its cache. */
@@ -70,7 +70,7 @@ export interface RooflineLayer {
   readonly accumulatorBits?: number;
 }
 
-/** What one decode step of one layer costs. */
+/** The cost of one decode step of one layer. */
 export interface RooflineCost {
   /** Floating-point operations of rematerialization. */
   readonly flops: number;
@@ -151,7 +151,7 @@ export function rooflineTerms(layer: RooflineLayer): {
 }
 
 /**
- * What a decode step costs on a device.
+ * The cost of a decode step on a device.
  *
  * @param tokens in the cache
  */

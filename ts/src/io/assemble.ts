@@ -31,7 +31,7 @@ import { type ByteSource, memorySource } from './source.js';
 /** Kinds of files; tensors.ts has a name of each tensor in each of them. */
 export type FileFormat = 'gguf' | 'huggingFace';
 
-/** What decides where in a file the tensors of a model are. */
+/** The file format, family and config, which decide the names and shapes of tensors in a file. */
 export interface ModelLayout {
   readonly format: FileFormat;
   readonly family: Family;

@@ -46,7 +46,7 @@ import type { FactorOwner } from './svd-factors.js';
 const FORMAT = 'xquant-calibration';
 const VERSION = '1';
 
-/** What a set says of itself in the metadata. */
+/** The metadata of a set. */
 type SetDescription = Omit<CalibrationSet, 'layers'>;
 
 /**

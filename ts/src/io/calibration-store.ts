@@ -1,5 +1,5 @@
 /**
- * What was learned of a model once and is kept: its calibration, and the SVD factors of its layers. A cache that needs one
+ * Results that are computed once for a model and kept: its calibration, and the SVD factors of its layers. A cache that needs one
  * finds it by itself; whatever had to be computed is written, so that no start computes it twice.
  *
  *     beside the model      MODEL.xquant-calibration.safetensors
@@ -19,10 +19,10 @@ import { openCalibrationFile } from './calibration-file.js';
 import type { SyncFile } from './safetensors.js';
 import { type FactorOwner, openFactors, type StoredFactors, writeFactors } from './svd-factors.js';
 
-/** What is kept of a model. */
+/** The kinds of files that are kept for a model. */
 export type StoredKind = 'calibration' | 'factors';
 
-/** Where files are. */
+/** Access to the files. */
 export interface StorePlaces {
   /** The file of a kind that is nearest to the model, if there is one. */
   find(kind: StoredKind): SyncFile | undefined;

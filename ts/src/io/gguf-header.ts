@@ -34,12 +34,12 @@ export interface GgufTensorInfo {
   readonly byteLength?: number;
 }
 
-/** What the header of a GGUF file says. */
+/** The header of a GGUF file. */
 export interface GgufHeader {
   readonly version: number;
   readonly metadata: ReadonlyMap<string, GgufValue>;
   readonly tensors: readonly GgufTensorInfo[];
-  /** Where the tensor data begins, bytes from the start of the file. */
+  /** Start of the tensor data, bytes from the start of the file. */
   readonly dataOffset: number;
 }
 

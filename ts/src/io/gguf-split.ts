@@ -15,7 +15,7 @@ export interface GgufPart {
   readonly header: GgufHeader;
 }
 
-/** Where a file lies, so that the other parts of a model are found. */
+/** The place of a file, from which the other parts of a model are found. */
 export interface Siblings {
   /** Name of the file itself, without folders. */
   readonly name: string;

@@ -33,7 +33,7 @@ const ANSWER_BYTES = 2 ** 20;
 /** The largest file that comes whole, into memory, decompressed; linear memory holds no larger model either. */
 const MAX_WHOLE_BYTES = 2 ** 32;
 
-/** What {@link httpSource} takes besides the options of every source. */
+/** Options of {@link httpSource}, besides those of every source. */
 export interface HttpSourceOptions extends SourceOptions {
   /** Called with the size of the file before its bytes come, if the server says it. */
   readonly onSize?: (size: number) => void;
@@ -174,7 +174,7 @@ async function assertAnswer(
 
 const CHANGED = 'the file changed on the way';
 
-/** What tells versions of a file apart, as far as the server says it. */
+/** The version of a file, as far as the server tells. */
 interface Version {
   readonly etag: string | undefined;
   readonly modified: string | undefined;

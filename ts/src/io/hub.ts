@@ -14,7 +14,7 @@ import { redacted, shownUrl } from './http-request.js';
 import { type HttpSourceOptions, httpSource } from './http-source.js';
 import type { FileFolder } from './source.js';
 
-/** Where on the hub a model lies. */
+/** The address of a model on the hub. */
 export interface HubReference {
   /** `owner/repo`. */
   readonly repo: string;
@@ -24,7 +24,7 @@ export interface HubReference {
   readonly revision: string;
 }
 
-/** What reading from the hub takes besides the options of every source. */
+/** Options of the hub, besides those of every source. */
 export interface HubOptions extends HttpSourceOptions {
   /** Instead of https://huggingface.co. */
   readonly hubUrl?: string;

@@ -38,7 +38,7 @@ export function parseJsonObject(text: string, path: string, place = 'content'): 
   return value;
 }
 
-/** What of a value is beyond the limits. Without recursion: the value may be as deep as the file is long. */
+/** How a value exceeds the limits, in words. Without recursion: the value may be as deep as the file is long. */
 function findExcess(root: object): string | undefined {
   let level: object[] = [root];
   for (let depth = 1; level.length > 0; depth++) {

@@ -18,13 +18,13 @@ import { readSafetensors, type SafeTensor, toFloat32 } from './safetensors.js';
 const FORMAT = 'xquant-kvquant-calibration';
 const VERSION = '1';
 
-/** What a calibration says about how it was made. */
+/** The origin of a calibration, as its file says. */
 export interface CalibrationOrigin {
   /** File of the model. */
   readonly model: string;
   /** File of the text. */
   readonly text: string;
-  /** Which windows of the text were used, counted from 0. */
+  /** The windows of the text that were used, counted from 0. */
   readonly windows: readonly number[];
   /** Tokens of a window. */
   readonly windowSize: number;

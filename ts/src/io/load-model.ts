@@ -42,11 +42,11 @@ export type EmbeddedModel = (typeof EMBEDDED_MODELS)[number];
  */
 export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array | readonly File[];
 
-/** What {@link loadModelFile} and {@link readModelHeader} take. */
+/** Options of {@link loadModelFile} and {@link readModelHeader}. */
 export interface LoadOptions {
   /** Stops the load, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
-  /** Told how far the load is, over all files of the model. */
+  /** Called with the progress of the load, over all files of the model. */
   readonly onProgress?: (progress: LoadProgress) => void;
   /** Name of the model in messages, for sources that have none of their own. */
   readonly name?: string;

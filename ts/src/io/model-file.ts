@@ -1,5 +1,5 @@
 /**
- * What loading a model gives, whatever kind of file it came from.
+ * A loaded model, whatever kind of file it came from.
  *
  * @module
  */
@@ -29,13 +29,13 @@ export interface WeightTypeSummary {
   readonly bytes: number;
 }
 
-/** What a model file says about itself, without its weights. */
+/** A model file without its weights. */
 export interface ModelHeader {
   /** The name in the file if it has one, otherwise that of the file or folder. */
   readonly name: string;
   readonly format: 'gguf' | 'hugging-face';
   readonly config: ModelConfig;
-  /** What {@link Tokenizer} is built from. */
+  /** Source of a {@link Tokenizer}. */
   readonly tokenizer: TokenizerSource;
   /** Jinja template for conversations, if the model has one. */
   readonly chatTemplate?: string;
@@ -62,7 +62,7 @@ export interface UnreadModelFile extends Omit<ModelFile, 'weights'> {
 }
 
 /**
- * What a header says of a model's tensors.
+ * The tensors of a model, as its header lists them.
  *
  * @param tensors as a reader knows them, with places that the header leaves out
  */

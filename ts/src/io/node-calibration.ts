@@ -79,7 +79,7 @@ export class NodePlaces implements StorePlaces {
     }
   }
 
-  /** Where a file of a kind is kept: beside the model if that is a file of the user's, else in the cache folder. */
+  /** The path of a kept file: beside the model if that is a file of the user's, else in the cache folder. */
   target(kind: StoredKind): string {
     const [beside] = isEmbedded(this.#model) ? [] : besideModel(this.#model, kind);
     return beside !== undefined && isWritable(dirname(beside)) ? beside : this.#cached(kind);

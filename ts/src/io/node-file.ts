@@ -166,7 +166,7 @@ const REASONS: Readonly<Record<string, string>> = {
   EROFS: 'the disk is read-only',
 };
 
-/** What an error of the file system means, in words. */
+/** An error of the file system in words. */
 export function reasonOf(cause: unknown): string {
   const code = (cause as NodeJS.ErrnoException)?.code;
   return (code && REASONS[code]) || messageOf(cause);

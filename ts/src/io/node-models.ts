@@ -39,7 +39,7 @@ export async function heldoutText(): Promise<string> {
   throw new LoadError(HELDOUT_TEXT, 'is in a clone of the repository, and not in the published package');
 }
 
-/** What `HF_ENDPOINT` and `HF_TOKEN` say. */
+/** Options from `HF_ENDPOINT` and `HF_TOKEN`. */
 export function hubEnvironment(): { hubUrl?: string; accessToken?: string } {
   const { HF_ENDPOINT: hubUrl, HF_TOKEN: accessToken } = process.env;
   return {

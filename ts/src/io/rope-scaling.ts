@@ -68,12 +68,12 @@ export function yarnDivisors(scaling: YarnScaling, rotaryDim: number, ropeTheta:
   });
 }
 
-/** What YaRN multiplies rotated channels by, for a factor and the weight of its logarithm. */
+/** The factor of YaRN for rotated channels, from a scale and the weight of its logarithm. */
 export function yarnMagnitude(factor: number, weight = 1): number {
   return factor <= 1 ? 1 : 0.1 * weight * Math.log(factor) + 1;
 }
 
-/** What {@link ropeScaling} needs to know of the model. */
+/** The sizes of a model that {@link ropeScaling} needs. */
 export interface RopeSizes {
   readonly rotaryDim: number;
   readonly ropeTheta: number;

@@ -62,13 +62,13 @@ export interface SafetensorsEntry {
   readonly byteLength: number;
 }
 
-/** What the header of a safetensors file says. */
+/** The header of a safetensors file. */
 export interface SafetensorsHeader {
   /** `__metadata__`; empty if there is none. */
   readonly metadata: Readonly<Record<string, string>>;
   /** In the order of their data. */
   readonly tensors: readonly SafetensorsEntry[];
-  /** Where the data begins, bytes from the start of the file. */
+  /** Start of the data, bytes from the start of the file. */
   readonly dataOffset: number;
 }
 

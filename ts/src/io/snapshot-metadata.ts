@@ -1,5 +1,5 @@
 /**
- * What a snapshot says about itself: section META, which is JSON.
+ * The metadata of a snapshot: section META, which is JSON.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import type { ChatMessage } from '../text/chat-template.js';
 import { parseJsonObject } from './json.js';
 import type { Section } from './snapshot-sections.js';
 
-/** What a snapshot says about itself. */
+/** The description of a snapshot, from the snapshot itself. */
 export interface SnapshotInfo {
   /** Fingerprint of the model it belongs to. */
   readonly model: string;
@@ -28,7 +28,7 @@ export interface SnapshotInfo {
 /** Everything in the section. */
 export interface Metadata extends SnapshotInfo {
   readonly layers: number;
-  /** Of what belongs to the model and is not in the file, ranges and levels of `kvquant` or a calibrated plan: CRC-32. */
+  /** CRC-32 of the calibration, which belongs to the model and is not in the file: ranges and levels of `kvquant`, or a plan. */
   readonly calibration?: number;
   readonly messages: readonly ChatMessage[];
 }

@@ -32,7 +32,7 @@ import {
   toLittleEndian,
 } from './snapshot-sections.js';
 
-/** What is saved. A `CachedSequence` has the first two. */
+/** The content of a snapshot. A `CachedSequence` has the first two. */
 export interface SnapshotContent {
   readonly cache: ModelCache;
   /** Ids of what the cache holds, oldest first. */
@@ -41,13 +41,13 @@ export interface SnapshotContent {
   readonly pending?: readonly number[];
   /** How many of the ids, pending ones included, were generated; see `Generation.generated`. Default 0. */
   readonly generated?: number;
-  /** Of the model's weights, see io/fingerprint.ts. */
+  /** Fingerprint of the model's weights, see io/fingerprint.ts. */
   readonly fingerprint: string;
   /** The conversation whose text the ids are, if it is one. */
   readonly messages?: readonly ChatMessage[];
 }
 
-/** What a snapshot becomes. */
+/** A restored snapshot. */
 export interface RestoredSnapshot {
   readonly cache: ModelCache;
   /** Ids of what the cache holds: with `cache`, what a `CachedSequence` is made of. */
@@ -63,7 +63,7 @@ export interface RestoredSnapshot {
 /** The model that a snapshot is restored for. */
 export interface SnapshotOwner {
   readonly model: LanguageModel;
-  /** Of its weights, see io/fingerprint.ts. */
+  /** Fingerprint of its weights, see io/fingerprint.ts. */
   readonly fingerprint: string;
 }
 

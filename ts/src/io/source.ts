@@ -31,7 +31,7 @@ export interface ByteSource {
   close(): Promise<void>;
 }
 
-/** What every kind of source takes. */
+/** Options of every kind of source. */
 export interface SourceOptions {
   /** Stops reading; the read then rejects with the signal's reason. */
   readonly signal?: AbortSignal;

@@ -35,7 +35,7 @@ import {
 const FORMAT = 'xquant-svd-factors';
 const VERSION = '1';
 
-/** Which matrix of which layer. */
+/** A matrix of a layer. */
 export interface FactorName {
   readonly layer: number;
   readonly matrix: FactoredMatrix;
@@ -50,7 +50,7 @@ export interface StoredFactors extends FactorName {
 /** The model that factors belong to. */
 export interface FactorOwner {
   readonly config: ModelConfig;
-  /** Of the weights, see io/fingerprint.ts. */
+  /** Fingerprint of the weights, see io/fingerprint.ts. */
   readonly fingerprint: string;
 }
 

@@ -1,5 +1,5 @@
 /**
- * What the files of a Hugging Face folder say about text: tokenizer.json, tokenizer_config.json,
+ * The files of a Hugging Face folder about text: tokenizer.json, tokenizer_config.json,
  * special_tokens_map.json, generation_config.json and chat templates.
  *
  * @module
