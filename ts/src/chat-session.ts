@@ -171,7 +171,7 @@ export class ChatSession {
    * @param bytes from {@link save}
    * @param path for messages
    * @param fingerprint of the model, `file.fingerprint`
-   * @throws {FormatError} if the snapshot is damaged, of another model, or holds no conversation; this one goes on then
+   * @throws {FormatError} if the snapshot is damaged, of another model, or holds no conversation; this one is unchanged then
    */
   load(bytes: Uint8Array, path: string, fingerprint: string): void {
     this.#assertIdle('load');

@@ -140,7 +140,7 @@ export class NumericError extends XQuantError {
     readonly op: string,
     /** The value at fault. */
     readonly value: number,
-    /** Where it stands: layer, token, channel, as far as known. */
+    /** Its place: layer, token, channel, as far as known. */
     readonly place: { layer?: number; token?: number; channel?: number; group?: number; tensor?: string },
     /** What is wrong with it. */
     readonly reason: string,

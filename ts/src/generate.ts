@@ -82,8 +82,8 @@ export interface GenerateOptions extends SamplingOptions {
   /** Generation ends at any of these tokens; its text is not shown. `ignoreEos` leaves them alone. */
   readonly stopTokenIds?: readonly number[];
   /**
-   * How many of the prompt's newest ids an earlier generation chose. With the same seed, random numbers then go on
-   * behind theirs, as if it had not been interrupted. Default 0.
+   * How many of the prompt's newest ids an earlier generation chose. With the same seed, random numbers then continue
+   * after theirs, as if it had not been interrupted. Default 0.
    */
   readonly generatedBefore?: number;
   /** Forbids end-of-sequence tokens, but for those in `stopTokenIds`: for measurements of a fixed length. */
@@ -321,7 +321,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   /**
    * Ids of prompt and text that have not been run: the newest token, or the rest of a prompt that was interrupted.
    * A token that ended the text is left out, since nothing follows it. With the ids of {@link sequence} before them,
-   * they are the prompt that goes on where this generation stopped.
+   * they are the prompt that continues where this generation stopped.
    */
   get pending(): readonly number[] {
     return [...this.prompt, ...this.#chosen].slice(this.sequence.tokens.length);

@@ -1,5 +1,5 @@
 /**
- * From a model file to something that runs: weights behind a backend, and a tokenizer.
+ * From a model file to something that runs: a backend with the weights, and a tokenizer.
  *
  * @module
  */

@@ -102,7 +102,7 @@ export class Sampler {
     this.#random = new Random(this.#options.seed);
   }
 
-  /** A copy that goes on with the same random numbers, by itself. */
+  /** An independent copy, which continues with the same random numbers. */
   fork(): Sampler {
     const copy = new Sampler(this.#options);
     copy.#random.take(this.#random);
@@ -272,7 +272,7 @@ export class Random {
     }
   }
 
-  /** Goes on where another stands. */
+  /** Continues from the state of another one. */
   take(other: Random): void {
     this.#state.set(other.#state);
   }

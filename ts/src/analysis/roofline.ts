@@ -168,7 +168,7 @@ export function rooflineCost(layer: RooflineLayer, device: Device, tokens: numbe
 }
 
 /**
- * Up to how many cached tokens rematerialization stays hidden behind memory traffic.
+ * The number of cached tokens up to which memory traffic hides rematerialization.
  *
  * @returns tokens, not rounded; infinite if a token takes longer to move than to rebuild
  * @see XQuant §3.4

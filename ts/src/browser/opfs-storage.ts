@@ -8,7 +8,7 @@ import { LoadError } from '../errors.js';
 import { messageOf } from '../printable.js';
 import { type ModelStorage, StorageError, type StoredFile, type StoredInfo } from './storage.js';
 
-/** Where files lie in the origin-private file system. */
+/** Folder of the files in the origin-private file system. */
 const FOLDER = 'xquant-models';
 
 /**

@@ -162,7 +162,7 @@ function answer(file: StoredFile, info: StoredInfo, asked: ByteRange, url: strin
   const { start } = asked;
   const end = Math.min(asked.end ?? size, size);
   let at = start;
-  // In pieces, so that progress is told and a signal is heard, as from a network.
+  // In pieces, so that progress is reported and a signal takes effect, as with a network.
   const body = new ReadableStream<Uint8Array>({
     pull(controller) {
       const length = Math.min(STORED_PIECE_BYTES, end - at);

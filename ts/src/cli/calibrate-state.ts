@@ -28,7 +28,7 @@ export class CalibrationStateFile implements CalibrationState {
   }
 
   /**
-   * Opens a file; it is begun anew if it is not there, or of another calibration.
+   * Opens a file; it starts empty if it is missing, or of another calibration.
    *
    * @param identity all that results depend on
    * @throws {LoadError} if it cannot be read or written

@@ -117,7 +117,7 @@ export class ChatCommands {
    * Runs a command.
    *
    * @param stop ends what takes long, by throwing its reason
-   * @returns whether the conversation goes on
+   * @returns whether the conversation continues
    * @throws {UsageError} if there is no such command
    */
   async run(name: string, argument: string, stop?: AbortSignal): Promise<boolean> {

@@ -207,7 +207,7 @@ class Conversation {
     }
   }
 
-  /** @returns whether the conversation goes on */
+  /** @returns whether the conversation continues */
   async #take(input: ChatInput, stop?: AbortSignal): Promise<boolean> {
     if (input.kind === 'command') return this.#commands.run(input.name, input.argument, stop);
     const text = [this.#attached, input.text].filter((part) => part !== '').join('\n\n');

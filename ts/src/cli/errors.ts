@@ -53,7 +53,7 @@ export function usage<T>(check: () => T): T {
   }
 }
 
-/** The exit code that an error stands for. */
+/** The exit code of an error. */
 export function exitCodeOf(error: unknown): number {
   if (error instanceof Interruption) return error.exitCode;
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;

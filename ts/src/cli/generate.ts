@@ -221,7 +221,7 @@ interface Start {
   readonly cache: string;
 }
 
-/** @param prompt undefined: the text of the snapshot goes on */
+/** @param prompt undefined continues the saved text */
 async function prepareStart(
   prompt: string | undefined,
   { snapshot, cache }: GenerateCommandOptions,
@@ -247,7 +247,7 @@ async function prepareStart(
   }
   const { tokens } = saved.sequence;
   const differs = tokens.findIndex((id, i) => id !== ids[i]);
-  // A prompt that is all there needs no word, like one that goes on behind most of the text.
+  // Stay quiet if the prompt extends the saved text or most of it.
   if (differs >= 0 && differs < ids.length && 2 * differs < tokens.length) {
     const shared = `the prompt shares the first ${differs} of ${tokens.length} tokens in ${snapshot}`;
     await write(terminal.stderr, `xquant: ${shared}; the others are dropped\n`);

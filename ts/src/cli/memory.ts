@@ -88,7 +88,7 @@ async function findShape(
   return { name: header.name, shape: header.config };
 }
 
-/** Totals first; behind them what the paper counts, which rounds the fraction first and divides afterwards. */
+/** Totals first, then the paper's count, which rounds the fraction before it divides. */
 function table(rows: readonly MemoryRow[]): string {
   const head = [
     'cache',

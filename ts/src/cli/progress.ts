@@ -14,7 +14,7 @@ const QUIET_MS = 1000;
 /** Between two lines where there is no terminal. */
 const LINE_MS = 10_000;
 
-/** How progress is told where there is no terminal. */
+/** How progress is reported without a terminal. */
 export interface ProgressOptions {
   /** Whether to write lines; by default nothing is written. */
   readonly lines?: boolean;
@@ -88,7 +88,7 @@ export class Progress {
     this.#bar.start(this.#total, this.#done, payload);
   }
 
-  /** At the average speed so far; the library's estimate knows nothing of the time before the bar. */
+  /** At the average speed so far; the library's estimate ignores the time before the bar. */
   #timeLeft(): string {
     if (this.#done === 0) return '';
     const elapsed = (performance.now() - this.#started) / 1000;

@@ -98,7 +98,7 @@ export function addReproduceCommand(program: Command, terminal: Terminal): void 
 
 async function runReproduce(options: ReproduceCommandOptions, terminal: Terminal): Promise<void> {
   const device = usage(() => parseDevice(options.device));
-  // What could fail at the end had better fail now.
+  // Fail early, before hours of work.
   const draw = await loadDrawing();
   await makeFolder(join(options.out, 'figures'));
   const text = await readInputText(options.text, terminal);

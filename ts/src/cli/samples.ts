@@ -4,7 +4,7 @@
  * @module
  */
 
-/** Shows texts in order: the first that has not ended as it grows, those behind it when their turn comes. */
+/** Shows texts in order: the first unfinished one as it grows, the others when their turn comes. */
 export class InTurn {
   readonly #texts: { pieces: string; ended: boolean }[];
   readonly #write: (text: string) => Promise<void>;
@@ -16,8 +16,8 @@ export class InTurn {
   /**
    * @param count of texts
    * @param write puts text out
-   * @param begin what stands before a text
-   * @param end what stands behind a text that was shown
+   * @param begin printed before a text
+   * @param end printed after a text
    */
   constructor(
     count: number,

@@ -1,5 +1,5 @@
 /**
- * `--snapshot`: a text that goes on where an earlier run left it.
+ * `--snapshot`: a text that continues where an earlier run left it.
  *
  * @module
  */

@@ -89,7 +89,7 @@ class WindowThread implements WindowEvaluator {
         else if ('error' in message) fail(new KernelError('reproduce', message.error));
         else if ('result' in message) {
           writes = writes.then(() => onResult(message.cache, message.result));
-          writes.catch(fail); // at once: the thread need not go on with what cannot be kept
+          writes.catch(fail); // at once: further results could not be kept either
         } else writes.then(() => end(resolve), fail);
       };
       const onExit = () => fail(new KernelError('reproduce', `a thread died: ${this.#ended}`));

@@ -1,5 +1,5 @@
 /**
- * Where the tensors of a layer's cache lie within its blocks and its window: the reference's bytes, part by part.
+ * The places of a cache's tensors within the blocks and the window of a layer: the reference's bytes, part by part.
  *
  *     [ tensor 0: packed codes | scales | mins ] [ tensor 1: ... ]      each part on a 16-byte boundary
  *

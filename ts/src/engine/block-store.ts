@@ -1,5 +1,5 @@
 /**
- * Where a layer's cache lies in linear memory: sealed blocks and the residual window.
+ * The cache of a layer in linear memory: sealed blocks and the residual window.
  *
  * A sealed block is one allocation that holds the block's tensors one after another, as block-layout.ts lays them out.
  * Sealed blocks never change, so copies of a sequence share them; a block counts its holders and goes back

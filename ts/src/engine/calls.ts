@@ -77,7 +77,7 @@ export interface AttentionShape {
   readonly window: number;
 }
 
-/** Whether a block lies behind the window of the first of some rows, and so of all. */
+/** Whether a block is before the window of the first of some rows, and so of all. */
 export function isBehindWindow(
   { window }: AttentionShape,
   { position }: { position: number },

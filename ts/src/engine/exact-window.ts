@@ -2,8 +2,8 @@
  * Keys and values that are in no sealed block: the tokens of the window as the cache stores them, and the pass's own.
  *
  * A sequence's finished keys and values of the window are kept from pass to pass (`ExactWindow`), so that each token
- * is rematerialized once. They lie as one block of which the newest tokens are missing. Rows that see each other
- * exactly take their places there until the next pass reads them back as stored. Where every row stands alone, each
+ * is rematerialized once. They form one block whose newest tokens are missing. Rows that see each other
+ * exactly take their places there until the next pass reads them back as stored. Where every row is on its own, each
  * is a run of its own, and the window holds only what is stored: one row or many, the sums are the same.
  *
  * @module
@@ -93,7 +93,7 @@ export function recordOwnRows(context: PassContext, step: LayerStep): OpenRows[]
   return own.open;
 }
 
-/** Gathers {@link OpenRows}; runs of rows lie one after another in `ownKeysT`. */
+/** Gathers {@link OpenRows}; runs of rows follow one another in `ownKeysT`. */
 class OwnRows {
   readonly open: OpenRows[] = [];
   readonly #context: PassContext;

@@ -36,7 +36,7 @@ export const RANGE_CODES = { minmax: 0, mse: 1 } as const;
 /** RoPE layouts as the kernels take them. */
 export const ROPE_CODES = { half: 0, interleaved: 1 } as const;
 
-/** Output rows that stand side by side in a panel. `rowStart` is a multiple of it. */
+/** Output rows side by side in a panel. `rowStart` is a multiple of it. */
 export const PANEL_ROWS = 8;
 
 /** Block and integer limit of activations that meet the weights of a file. */

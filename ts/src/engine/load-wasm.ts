@@ -5,7 +5,7 @@
  *     kernel: 'relaxed'   relaxed SIMD: fused multiply-add and products of bytes, where the runtime has them
  *     kernel: 'auto'      relaxed where it is there, otherwise SIMD
  *
- * Each comes with and without shared memory, so there are four binaries; they export the same names. They lie in
+ * Each comes with and without shared memory, so there are four binaries; they export the same names. They are in
  * `wasm/` next to the folder of this module, and {@link LoadOptions.binary} takes their place where a bundler or
  * an application puts them elsewhere.
  *

@@ -28,7 +28,7 @@ export interface LinearMemoryOptions {
   readonly shared: boolean;
   /** Most bytes it may take. Default: up to the 4 GiB that a 32-bit memory can have. */
   readonly limitBytes?: number;
-  /** First free byte: what lies below belongs to the kernels' own static data. */
+  /** First free byte: the bytes below belong to the kernels' own static data. */
   readonly reservedBytes?: number;
 }
 
@@ -87,7 +87,7 @@ export class LinearMemory {
     return this.memory.buffer.byteLength;
   }
 
-  /** The memory as bytes. Like all views: fetch it anew after an allocation, which may move it. */
+  /** The memory as bytes. Like all views: fetch it again after an allocation, which may move it. */
   get u8(): Uint8Array {
     this.#refresh();
     return this.#u8;

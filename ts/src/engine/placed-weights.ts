@@ -154,7 +154,7 @@ export function forEachChunk(
 
 /**
  * Tasks of one product: a few for each thread, so that a slow thread does not hold up the stage. One for each when
- * few rows meet many weights: every task then starts reading a stream of memory anew, which costs more.
+ * few rows meet many weights: every task then starts a new stream of memory reads, which costs more.
  */
 const TASKS_PER_THREAD = 3;
 const FEW_ROWS = 4;

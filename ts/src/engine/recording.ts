@@ -17,10 +17,10 @@ const CUTS = { seam: 0, task: 1, stage: 2 } as const;
 export class Recording {
   #slots = new Float64Array(0);
   #calls = 0;
-  /** Call before which each cut lies, ascending, and its kind. */
+  /** Index of the call after each cut, ascending, and the kind of the cut. */
   readonly #places: number[] = [];
   readonly #kinds: number[] = [];
-  /** Cuts that lie in portions already loaded. */
+  /** Cuts in portions that are already loaded. */
   #loadedCuts = 0;
 
   /** Calls recorded. */

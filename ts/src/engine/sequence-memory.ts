@@ -44,7 +44,7 @@ export class SequenceMemory {
   readonly #windows: (ExactWindow | undefined)[] = [];
   /** By block; blocks that no pass has visited have none. */
   readonly #accumulators: (AccumulatorEntry | undefined)[] = [];
-  /** How an int8 accumulator lies in memory. */
+  /** Layout of an int8 accumulator. */
   readonly #int8: TensorPlace | undefined;
   /** Memory of one accumulator; the first one has room for the sinks, too. */
   readonly #accumulatorBytes: number;

@@ -5,7 +5,7 @@
  * each other and run in any order on any thread; a stage starts when the one before it is complete. Which
  * thread runs a task changes nothing it computes, so results do not depend on the number of threads.
  *
- * A recording lies in shared memory, in two buffers used in turn:
+ * A recording is in shared memory, in two buffers used in turn:
  *
  *     control   [ header: epoch, stop, failed, acks, scratch ]  then for each buffer
  *               [ stages | first task, tasks, taken, done | ... ][ first call of task 0, of task 1, ... ]
@@ -39,9 +39,9 @@ export const STAGE_TABLE = 4 + 4 * STAGES;
 /** Words of `control` for one buffer. */
 export const CONTROL_BUFFER = STAGE_TABLE + CALLS + 4;
 
-/** Word of `control`: number of the recording that threads shall run. */
+/** Word of `control`: number of the recording to run. */
 export const EPOCH = 0;
-/** Word of `control`: not 0 when threads shall end. */
+/** Word of `control`: not 0 if threads have to end. */
 export const STOP = 1;
 /** Word of `control`: 1 + the thread on which a kernel threw, otherwise 0. */
 export const FAILED = 2;
@@ -84,7 +84,7 @@ export interface Runner {
 
 /**
  * Makes a runner. Worker threads get this function as source text, so it must not refer to anything outside
- * itself; the constants above therefore stand in it once more (a test compares them).
+ * itself; the constants above are therefore repeated in it (a test compares them).
  */
 export function createRunner({ kernels, control, calls, thread }: RunnerSetup): Runner {
   const CALL_SLOTS = 26;

@@ -131,7 +131,7 @@ export interface Recorder {
    * @param fail makes the error from another result; called on this thread when the stage has run
    */
   check(fail: (result: number) => Error, kernel: KernelName, ...args: number[]): void;
-  /** The task may be divided here: what follows needs nothing that lies in a thread's scratch. */
+  /** The task may be divided here: the calls that follow need nothing from a thread's scratch. */
   seam(): void;
   /** Ends the stage: what is recorded from here on starts when it is complete. */
   barrier(): void;
@@ -215,7 +215,7 @@ export class Team implements Recorder {
     return team;
   }
 
-  /** Why the threads cannot go on, if so. */
+  /** Why the threads cannot continue, if so. */
   get failure(): KernelError | undefined {
     return this.#failure;
   }

@@ -6,7 +6,7 @@
  *     for all models        FINGERPRINT.xquant-calibration.safetensors, FINGERPRINT.xquant-factors.safetensors
  *
  * Files are opened when something in them is first needed, and of their matrices only those are read that are. Where
- * files are is told by {@link StorePlaces}: node-calibration.ts for disks, browser/storage.ts for pages.
+ * files are, {@link StorePlaces} says: node-calibration.ts for disks, browser/storage.ts for pages.
  *
  * @module
  */
@@ -32,7 +32,7 @@ export interface StorePlaces {
    * @throws {LoadError} if it cannot be read
    */
   open(path: string): SyncFile;
-  /** Keeps a file of a kind, whole or not at all. A failure is told in a warning: nothing depends on it but time. */
+  /** Keeps a file of a kind, whole or not at all. A failure is only a warning: it costs no more than time. */
   write(kind: StoredKind, bytes: Uint8Array): void;
 }
 

@@ -107,7 +107,7 @@ export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
  *
  * @param prefix the first bytes, or all of them; read
  * @param fileSize bytes of the whole file
- * @returns `undefined` if the header goes on beyond the prefix
+ * @returns `undefined` if the header extends beyond the prefix
  * @throws {FormatError | UnsupportedModelError} as {@link readGgufHeader}
  */
 export function parseGgufHeader(prefix: Uint8Array, fileSize: number, path: string): GgufHeader | undefined {

@@ -1,5 +1,5 @@
 /**
- * A file behind a URL. Ranges are asked for when the server gives them, so that a header can be read without
+ * A file at a URL. Ranges are asked for when the server gives them, so that a header can be read without
  * the weights; a server without ranges sends the whole file once, into memory.
  *
  * A server is not trusted: it must send the bytes that were asked for, of the file that was asked for first, in a

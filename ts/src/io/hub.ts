@@ -1,7 +1,7 @@
 /**
  * Models on the Hugging Face hub: `hf:owner/repo[/file][@revision]`.
  *
- * `@huggingface/hub` lists the files and resolves where a file lies; the bytes come through `http-source.ts`,
+ * `@huggingface/hub` lists the files and resolves the address of a file; the bytes come through `http-source.ts`,
  * like those of any other URL, so that they are counted, can be cancelled and are resumed. The library sends the
  * user's token wherever an answer of the hub points to; the `fetch` that it gets here sends it to the hub only.
  *
@@ -18,7 +18,7 @@ import type { FileFolder } from './source.js';
 export interface HubReference {
   /** `owner/repo`. */
   readonly repo: string;
-  /** Path of a file in the repository; absent: find out what is there. */
+  /** Path of a file in the repository; absent: look at the list of files. */
   readonly file?: string;
   /** Branch, tag or commit. */
   readonly revision: string;

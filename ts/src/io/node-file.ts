@@ -21,7 +21,7 @@ import {
   type SourceOptions,
 } from './source.js';
 
-// Between pieces the signal is looked at and progress is told.
+// Between pieces the signal is checked and progress is reported.
 const PIECE_BYTES = 8 * 2 ** 20;
 
 /**
@@ -83,7 +83,7 @@ export function directoryFolder(path: string, options: SourceOptions = {}): File
   return {
     name: path,
     async open(file) {
-      // The file may have any name that a listing gives, but it lies here.
+      // The file may have any name that a listing gives, but it is in this folder.
       if (basename(file) !== file || file === '..') assertPlainName(file, path);
       const full = join(path, file);
       try {
@@ -117,7 +117,7 @@ export async function isDirectory(path: string): Promise<boolean> {
   }
 }
 
-/** The path that a `file:` URL stands for; a path stays as it is. */
+/** The path of a `file:` URL; a path stays as it is. */
 export function toPath(location: string): string {
   return location.startsWith('file:') ? fileURLToPath(location) : location;
 }

@@ -16,7 +16,7 @@ const ABANDONED_MS = 3_600_000;
 
 /**
  * Writes a whole file or nothing: under another name in the same folder first, which then takes its place, so that
- * a crash or a full disk leaves what was there. A file that is there keeps its mode, and a symbolic link stays one:
+ * a crash or a full disk leaves an existing file untouched. An existing file keeps its mode, and a symbolic link stays one:
  * what it points to is written. What is there and is no file, for instance /dev/null, is written to, not replaced.
  *
  * Temporary files of this path that a killed process has left are removed after an hour.

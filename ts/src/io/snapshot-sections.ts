@@ -29,7 +29,7 @@ const CRC_BYTES = 4;
 /** Numbers that a section is made of. */
 export type Part = Uint8Array | Uint16Array | Uint32Array | Float32Array;
 
-/** Sections, one after another, behind a header. */
+/** Sections, one after another, after a header. */
 export class SectionWriter {
   readonly #sections: { tag: string; index: number; parts: readonly Part[]; length: number }[] = [];
 

@@ -1,5 +1,5 @@
 /**
- * Random access to the bytes of a file, wherever it lies: the one interface that the readers of model files
+ * Random access to the bytes of a file, wherever it is: the one interface that the readers of model files
  * know. Here: memory and `Blob`. `http-source.ts` adds URLs, `node-file.ts` paths (Node only).
  *
  * @module

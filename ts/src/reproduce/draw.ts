@@ -36,7 +36,7 @@ export async function loadDrawing(): Promise<Draw> {
   };
 }
 
-/** A drawing that stands alone in a file, readable in light and dark. */
+/** A drawing as a file of its own, readable in light and dark. */
 export function standaloneSvg(svg: string): string {
   const style =
     '<style>svg{color:#1c2026;background:#fff}' +

@@ -75,7 +75,7 @@ function paperCaches(shape: CacheModelShape): PlannedCache[] {
     rows.push({ cache, label: `${family}-${bits}${suffix}`, family, bits, tables });
   };
   for (const bits of [4, 3, 2]) add('KIVI*', bits, `kivi:${bits}`, ['plain']);
-  // KVQuant has no layers of its own width; it stands in both tables, as in the paper.
+  // KVQuant has no layers of its own width; it is in both tables, as in the paper.
   for (const bits of [4, 3, 2]) add('KVQuant', bits, `kvquant:${bits}`, ['plain', 'firstLayers'], '-1%');
   for (const bits of [8, 4, 3]) add('XQuant', bits, `xquant:${bits}@paper`, ['plain']);
   add('XQuant', 2, 'xquant:2@paper', isMultiHead(shape) ? ['plain'] : ['plain', 'outlierChannel']);

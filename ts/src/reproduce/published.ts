@@ -1,6 +1,6 @@
 /**
  * What the paper prints: perplexities on WikiText-2 and C4 and sizes of XQuant Table 1 and Table 4, and Table B.2, to
- * stand beside ours. Windows of 2048 tokens; its models are 7 to 13 billion parameters large.
+ * are beside ours. Windows of 2048 tokens; its models are 7 to 13 billion parameters large.
  *
  * @module
  */

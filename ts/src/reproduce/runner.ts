@@ -1,5 +1,5 @@
 /**
- * Runs many caches over the windows of a text, so that it can be stopped at any moment and go on later.
+ * Runs many caches over the windows of a text, so that it can be stopped at any moment and continue later.
  *
  * Window by window: the f16 baseline runs once, then every cache that has no result for this window yet, and each
  * result is written at once. What a cache gives on a window depends on nothing but model, text and cache, so a run
@@ -132,7 +132,7 @@ export async function runCaches(
   const ends = await Promise.allSettled(
     (evaluators.length > 0 ? evaluators : [own]).map((evaluator) =>
       takeWindows(evaluator).catch((error) => {
-        failure.abort(error); // the others need not go on
+        failure.abort(error); // stops the others
         throw failure.signal.reason;
       }),
     ),

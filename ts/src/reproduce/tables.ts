@@ -99,7 +99,7 @@ export function claimsTable({ claims }: Reproduction): ReportTable {
   };
 }
 
-/** Tables of the paper, whose columns stand beside ours. */
+/** Tables of the paper, whose columns are beside ours. */
 const OF_PAPER: readonly TableName[] = ['plain', 'firstLayers', 'outlierChannel'];
 
 /** Columns of every comparison; the last one only where the paper's do not need the room. */

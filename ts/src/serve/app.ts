@@ -16,7 +16,7 @@ import type { Metrics } from './metrics.js';
 import { type CompletionRequest, parseRequest } from './openai-request.js';
 import { type AnswerHead, AnswerWriter } from './openai-response.js';
 
-/** What the routes stand on. */
+/** The dependencies of the routes. */
 export interface AppOptions {
   readonly completions: Completions;
   readonly metrics: Metrics;

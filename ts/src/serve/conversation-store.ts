@@ -196,7 +196,7 @@ export class ConversationStore {
       const { tokens } = conversation;
       let shared = Math.min(sharedLength(tokens, prompt), prompt.length - 1);
       if (shared < tokens.length - (tokens.length % block)) shared -= shared % block;
-      // Of equals the newest, whose window is likeliest to go on.
+      // The newest of equals: its conversation is likeliest to continue.
       if (shared > 0 && shared >= length) [best, length] = [conversation, shared];
     }
     return best;

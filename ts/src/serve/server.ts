@@ -1,5 +1,5 @@
 /**
- * A model behind a port.
+ * A model that is served on a port.
  *
  * @module
  */
@@ -64,7 +64,7 @@ export interface RunningServer {
 /** Hosts that only this machine reaches. */
 export const LOCAL_HOSTS: readonly string[] = ['localhost', '127.0.0.1', '::1'];
 
-/** How long a connection may stand still after its request should have ended. */
+/** How long a connection may be idle after its request should have ended. */
 const GRACE_MS = 30_000;
 
 /**

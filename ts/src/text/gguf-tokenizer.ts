@@ -125,7 +125,7 @@ function byteLevelModel(fields: Fields, tokens: readonly string[], types: ArrayL
   const recipe = recipeOf(fields);
   const merges = fields.strings('merges')!.map((merge, i) => {
     // No token contains a plain space (byte-level text has another character for it), except at the very
-    // front in a few old files; so the first space behind the first character parts the two.
+    // front in a few old files; so the first space after the first character separates the two.
     const at = merge.indexOf(' ', 1);
     if (at < 0) throw new FormatError(fields.path, KEY + 'merges', `merge ${i} "${merge}" is not a pair`);
     return [merge.slice(0, at), merge.slice(at + 1)];

@@ -2,13 +2,13 @@
  * How byte-level BPE vocabularies cut text into words before merging: the `tokenizer.ggml.pre` names of GGUF,
  * each with the pattern of the model's own tokenizer.json.
  *
- * Where llama.cpp had to rewrite a pattern for its regex engine, the original stands here. A name that is
+ * Where llama.cpp had to rewrite a pattern for its regex engine, the original is here. A name that is
  * not in this table is refused: a nearly right pattern gives nearly right tokens, and nobody would notice.
  *
  * @module
  */
 
-/** What a pre-tokenizer name stands for. */
+/** The meaning of a pre-tokenizer name. */
 export interface PreTokenizerRecipe {
   /** Applied one after the other; each cuts the pieces of the one before. Text between matches is a piece, too. */
   readonly patterns: readonly string[];

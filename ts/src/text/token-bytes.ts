@@ -1,5 +1,5 @@
 /**
- * What each token stands for, as bytes, and the way back from bytes to text.
+ * The bytes of each token, and the way back from bytes to text.
  *
  * A character can be spread over several tokens, so tokens decode to bytes first; text comes out where
  * UTF-8 is complete. That is the one way of decoding here, for whole texts and for streams.
@@ -100,7 +100,7 @@ export function toByteCharacters(text: string): string {
   return written;
 }
 
-/** The bytes that a token stands for. */
+/** The bytes of a token. */
 export function tokenBytes(token: string, spelling: TokenSpelling): Uint8Array {
   if (spelling.kind === 'byte-level') {
     const bytes = new Uint8Array(token.length);
@@ -149,7 +149,7 @@ export class StreamDecoder {
     return this.utf8.decode(bytes, { stream: true });
   }
 
-  /** Ends the text: bytes that never became a character come out as U+FFFD. The decoder can be used anew. */
+  /** Ends the text: bytes that never became a character come out as U+FFFD. The decoder can be used again. */
   flush(): string {
     return this.utf8.decode();
   }

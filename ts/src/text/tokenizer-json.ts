@@ -204,7 +204,7 @@ function templateOf(
   return { prefix: before, suffix: after };
 }
 
-/** A name of the template can stand for several ids, which `special_tokens` lists. */
+/** A name of the template can mean several ids, which `special_tokens` lists. */
 function specialIds(step: Fields, name: unknown, lookUp: (name: string, token: unknown) => number): number[] {
   const table = step.json.special_tokens;
   const entry =

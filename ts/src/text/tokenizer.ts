@@ -26,7 +26,7 @@ import type { TokenizerSource } from './tokenizer-source.js';
 /** What {@link Tokenizer.encode} takes. */
 export interface EncodeOptions {
   /**
-   * Whether to put what the model wants in front of and behind a text (usually BOS). Default `true`. A chat
+   * Whether to add the tokens that the model wants before and after a text (usually BOS). Default `true`. A chat
    * template writes these itself: encode its result with `{ addSpecial: false, parseSpecial: true }`.
    */
   readonly addSpecial?: boolean;
@@ -175,7 +175,7 @@ export class Tokenizer {
    * Starts decoding a text that is still growing.
    *
    * @param context ids of what comes before, for instance the prompt; they are not shown, but a leading
-   *   space behind them stays, and a character begun in them is finished
+   *   space after them stays, and a character begun in them is finished
    */
   createDecoder(context: Iterable<number> = [], options: DecodeOptions = {}): StreamDecoder {
     const { skipSpecial = true } = options;

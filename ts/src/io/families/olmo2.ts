@@ -1,5 +1,5 @@
 /**
- * Families whose norms stand after attention and MLP: the X of the paper is the stream itself.
+ * Families whose norms come after attention and MLP: the X of the paper is the stream itself.
  *
  * @module
  */

@@ -211,7 +211,7 @@ class Parser {
     return { name, parameters, body, uses: this.#used(from) };
   }
 
-  /** Which of the implicit names stand between a token and here. */
+  /** The implicit names between a token and here. */
   #used(from: Token): Set<string> {
     const start = this.#tokens.indexOf(from);
     const end = this.#tokens.indexOf(this.#stream.current, start);

@@ -180,7 +180,7 @@ export function fixed(value: number, precision: number): string {
 /**
  * Fills a text up to a width.
  *
- * @param align `<`, `>`, `^`, or `=`, which fills behind the sign and the prefix of a number
+ * @param align `<`, `>`, `^`, or `=`, which fills between the sign or prefix and the digits of a number
  */
 export function pad(text: string, width: number, align: string, fill: string, budget: Budget): string {
   const missing = width - countCodePoints(text);

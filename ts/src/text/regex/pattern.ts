@@ -41,7 +41,7 @@ export class Pattern {
   }
 
   /**
-   * All matches from left to right, as Oniguruma's `find_iter` gives them: an empty match directly behind another
+   * All matches from left to right, as Oniguruma's `find_iter` gives them: an empty match directly after another
    * match does not count.
    *
    * @throws {PatternError} if the pattern takes too long on this text
@@ -86,7 +86,7 @@ class Search {
   from(start: number): number | undefined {
     this.#memoryAt = this.#steps - STEPS_BEFORE_MEMORY;
     const end = this.#run(0, start, true);
-    // What lies on the way of a match did not fail, so everything is forgotten.
+    // Positions on the way of a match did not fail, so all of them are forgotten.
     if (end !== undefined) this.#tried = undefined;
     return end;
   }

@@ -163,7 +163,7 @@ class PatternParser {
     return { min, max, isInterval: true };
   }
 
-  /** `undefined` for what matches nothing of its own: comments and flags. */
+  /** `undefined` for comments and flags, which match nothing of their own. */
   #atom(): PatternNode | undefined {
     if (this.#skip('(')) return this.#group();
     if (this.#skip('[')) return this.#set(this.#class());
@@ -228,7 +228,7 @@ class PatternParser {
     return this.#set(`[${this.#escapedItem()}]`);
   }
 
-  /** A class behind its `[`, up to its `]`. */
+  /** A class after its `[`, up to its `]`. */
   #class(): string {
     if (++this.#depth > MAX_DEPTH) throw new PatternError(`nests classes over ${MAX_DEPTH} deep`);
     const negated = this.#skip('^');
