@@ -46,7 +46,7 @@ export interface GenerationTokenizer {
 export interface StreamingDecoder {
   /** Text that became complete with this id, perhaps none. */
   push(id: number): string;
-  /** What is left at the end; unfinished characters become U+FFFD. */
+  /** The rest at the end; unfinished characters become U+FFFD. */
   flush(): string;
 }
 
@@ -112,7 +112,7 @@ export interface GeneratedToken extends SampledToken {
   readonly text: string;
 }
 
-/** What a generation did. */
+/** The outcome of a generation. */
 export interface GenerationSummary {
   /** All text shown. */
   readonly text: string;
@@ -123,7 +123,7 @@ export interface GenerationSummary {
   readonly reusedTokens: number;
   readonly generatedTokens: number;
   readonly prefillSeconds: number;
-  /** Of sampling and of the passes after prefill; what the caller does between tokens does not count. */
+  /** Time of sampling and of the passes after prefill; the caller's own work between tokens does not count. */
   readonly generateSeconds: number;
   /** Guesses at the next tokens, and how many were right. */
   readonly speculation: SpeculationCounts;
@@ -199,9 +199,9 @@ export class CachedSequence {
   }
 }
 
-/** What running a prompt gives. */
+/** The result of running a prompt. */
 export interface PromptRun {
-  /** Of the last token, [1, vocabSize]. */
+  /** Logits of the last token, [1, vocabSize]. */
   readonly logits: Matrix;
   /** Tokens that the cache had already. */
   readonly reusedTokens: number;

@@ -67,7 +67,7 @@ async function startLoaded(
   return { model, tokenizer, file };
 }
 
-/** What the user calls a model; nothing for one that has no name. */
+/** The user's name of a model; empty for one that has no name. */
 function sourceName(source: ModelSource): string {
   return typeof source === 'string' || source instanceof URL ? String(source) : '';
 }

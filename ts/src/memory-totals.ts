@@ -1,5 +1,5 @@
 /**
- * What a cache takes in all: its bytes, the accumulator that it is read with, and the plan, against keys and values in
+ * The total size of a cache: its bytes, the accumulator that it is read with, and the plan, against keys and values in
  * f16. Every place that shows memory takes its numbers from here.
  *
  * Scratch that a pass needs whatever the cache is (rows of the pass, finished keys of the window) is not counted: f16 keys

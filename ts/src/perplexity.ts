@@ -32,7 +32,7 @@ const LOGITS_BUDGET_BYTES = 256 * 2 ** 20;
 /** When keys and values come from the cache. */
 export type PerplexityMode = 'teacherForced' | 'decode';
 
-/** What to measure. */
+/** Options of a measurement. */
 export interface PerplexityOptions {
   /** Cache arguments or requests. */
   readonly caches: readonly (CacheRequest | string)[];
@@ -86,7 +86,7 @@ export interface CachePerplexity {
   readonly bitsPerElement: number;
   /** Bytes of f16 keys and values of the same tokens / counted bytes. */
   readonly compression: number;
-  /** Of forward passes with this cache. */
+  /** Time of forward passes with this cache. */
   readonly seconds: number;
   /** Mean negative log-likelihood of each window, in nats, in order. */
   readonly windowLosses: readonly number[];
@@ -176,7 +176,7 @@ export async function measurePerplexity(
   }
 }
 
-/** Which windows a text has. */
+/** The windows of a text. */
 function planWindows(
   model: LanguageModel,
   tokens: ArrayLike<number>,

@@ -19,7 +19,7 @@ import type { ReferenceWeights } from './model/weights.js';
 
 /** The reference implementation of {@link LanguageModel}. */
 export class ReferenceModel extends Transformer {
-  /** What the caches know of each layer's weights. */
+  /** The projection of each layer, as caches see it. */
   readonly projections: readonly KeyValueProjection[];
   /** SVD factors for the latent forms; see io/svd-factors.ts to load them from a file. */
   readonly factors: ComputedFactors;

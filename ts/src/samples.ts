@@ -34,7 +34,7 @@ export interface SampleOptions extends Omit<GenerateOptions, 'speculate' | 'onSp
 
 /** One token of one sample. */
 export interface SampleToken extends GeneratedToken {
-  /** Which one, from 0. */
+  /** Number of the sample, from 0. */
   readonly sample: number;
 }
 

@@ -9,13 +9,16 @@ import { type Matrix, row } from './numerics/matrix.js';
 import { quantileOfSorted } from './quant/nuq.js';
 import { logSumExp } from './sampling.js';
 
-/** What the baseline says about the tokens of one pass; what does not depend on the other cache is computed once. */
+/** The baseline's probabilities for the tokens of one pass: the part of a comparison that all other caches share. */
 export class BaselineLogits {
   /** The id that follows each token; one less than tokens at the end of a window. */
   readonly targets: readonly number[];
   /** Position of the first token in its window. */
   readonly position: number;
-  /** Of every id, for each token that has a target; f64, since divergences are differences of close numbers. [vocabSize] each */
+  /**
+   * Probabilities of every id, for each token that has a target; f64, since divergences are differences of close
+   * numbers. [vocabSize] each
+   */
   readonly probabilities: readonly Float64Array[];
   /** log-sum-exp of each row that has a target. */
   readonly normalizers: readonly number[];
@@ -96,7 +99,7 @@ export class TokenScores {
     return this.#divergences.reduce((sum, each) => sum + each, 0) / this.tokens;
   }
 
-  /** Of the same over tokens. */
+  /** Quantiles of the same over tokens. */
   get klQuantiles(): { median: number; p99: number; max: number } {
     const sorted = Float64Array.from(this.#divergences).sort();
     const [median, p99, max] = [0.5, 0.99, 1].map((fraction) => quantileOfSorted(sorted, fraction));

@@ -73,7 +73,7 @@ export class OpfsStorage implements ModelStorage {
   }
 }
 
-/** What Chromium's files give when there is no room. */
+/** Result of Chromium's `write` when there is no room. */
 const NO_SPACE = -8;
 
 /** The part of a synchronous handle that is used; the DOM library of TypeScript knows it in workers only. */

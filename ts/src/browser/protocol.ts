@@ -1,5 +1,5 @@
 /**
- * What a page and the worker that runs its model say to each other. Every request has a number, under which its
+ * The messages between a page and the worker that runs its model. Every request has a number, under which its
  * answer comes; requests are worked off in order, except that an abort is heard at once.
  *
  * @module
@@ -24,7 +24,7 @@ export interface RemoteLoadOptions {
   readonly threads?: number;
   readonly memoryLimit?: number;
   readonly keyWeights?: KeyWeights;
-  /** Where the kernels are, by build. */
+  /** URLs of the kernels, by build. */
   readonly binaries: Readonly<Record<WasmBuild, string>>;
   readonly storage: 'opfs' | 'none';
   readonly name?: string;

@@ -50,7 +50,7 @@ interface Waiting {
   readonly onProgress?: (progress: LoadProgress) => void;
 }
 
-/** What a request may be given besides its body. */
+/** Options of a request, besides its body. */
 interface SendOptions {
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: LoadProgress) => void;

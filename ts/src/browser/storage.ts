@@ -25,9 +25,9 @@ export class StorageError extends XQuantError {
   }
 }
 
-/** What is known of a stored file. */
+/** A stored file. */
 export interface StoredInfo {
-  /** Where it came from, without a signature. */
+  /** Its URL, without a signature. */
   readonly key: string;
   /** Bytes of the whole file. */
   readonly size: number;
@@ -57,7 +57,7 @@ export interface StoredFile {
 export interface ModelStorage {
   /** Opens a file, and makes it if there is none; waits while somebody else has it open. */
   open(key: string): Promise<StoredFile>;
-  /** What is known of all files. */
+  /** All files. */
   list(): Promise<StoredInfo[]>;
   /** Deletes a file, or all. */
   delete(key?: string): Promise<void>;

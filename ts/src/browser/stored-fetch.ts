@@ -130,7 +130,7 @@ function parseRange(header: string | null): ByteRange | undefined {
   return { start: Number(match[1]), ...(match[2] ? { end: Number(match[2]) + 1 } : {}) };
 }
 
-/** Which bytes of which file an answer brings; none if it is no file or its size is not known. */
+/** The bytes that an answer brings; `undefined` if it is no file or its size is not known. */
 function contentRange(response: Response): { start: number; size: number } | undefined {
   if (response.headers.has('content-encoding')) return undefined;
   if (response.status === 206) {

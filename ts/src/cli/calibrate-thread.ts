@@ -1,5 +1,5 @@
 /**
- * What runs in a thread of calibrate-threads.ts: a model of its own, and the windows it was given.
+ * The program of a thread of calibrate-threads.ts: a model of its own, and the windows it was given.
  *
  * @module
  */

@@ -14,7 +14,7 @@ import { KernelError } from '../errors.js';
 import type { ModelConfig } from '../model/config.js';
 import type { FileWeights } from '../model/weights.js';
 
-/** What a thread starts with. */
+/** The start data of a thread. */
 export interface ThreadSetup {
   readonly config: ModelConfig;
   readonly weights: FileWeights;
@@ -29,7 +29,7 @@ export interface ThreadRequest {
   readonly args: readonly unknown[];
 }
 
-/** What a thread says about a call: something happened, or it ended. */
+/** A message of a thread about a call: something happened, or it ended. */
 export type ThreadMessage =
   | { readonly id: number; readonly event: unknown }
   | { readonly id: number; readonly result: unknown }

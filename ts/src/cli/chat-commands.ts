@@ -1,5 +1,5 @@
 /**
- * What a conversation on the command line can do: answers, and the commands that begin with `/`.
+ * A conversation on the command line: answers, and the commands that begin with `/`.
  *
  * @module
  */

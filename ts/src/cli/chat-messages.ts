@@ -6,7 +6,7 @@
 
 import { PASTED_BREAK } from './paste.js';
 
-/** What a user says: something to the model, or something to the program. */
+/** Input of a user: to the model, or to the program. */
 export type ChatInput =
   | { readonly kind: 'message'; readonly text: string }
   | { readonly kind: 'command'; readonly name: string; readonly argument: string };

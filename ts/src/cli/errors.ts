@@ -7,7 +7,7 @@
 import { CommanderError } from 'commander';
 import { ConfigError } from '../errors.js';
 
-/** What the process ends with. */
+/** Exit code of the process. */
 export const EXIT = {
   ok: 0,
   /** Something went wrong: a file, the model, the disk. */
@@ -30,7 +30,7 @@ export class Interruption extends Error {
   override readonly name = 'Interruption';
 
   constructor(
-    /** What the process ends with. */
+    /** Exit code of the process. */
     readonly exitCode: number,
   ) {
     super('interrupted');

@@ -29,7 +29,7 @@ function withUnit(value: number, units: readonly string[]): string {
   return `${digits} ${units[unit]}`;
 }
 
-/** What a cache takes in all, with its parts, against f16: `1.2 MB, 3.1 times smaller than f16 keys and values (...)`. */
+/** The total size of a cache, with its parts, against f16: `1.2 MB, 3.1 times smaller than f16 keys and values (...)`. */
 export function describeTotals({
   total,
   cache,

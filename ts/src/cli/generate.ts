@@ -210,7 +210,7 @@ async function runSamples(
   }
 }
 
-/** Where a generation starts. */
+/** The start of a generation. */
 interface Start {
   readonly prompt: string;
   readonly ids: readonly number[];
@@ -312,7 +312,7 @@ function report(
   };
 }
 
-/** What happened, in a line. */
+/** The outcome in a line. */
 function describe(generation: Generation, cache: string, { model }: OpenedModel): string {
   const { summary, sequence } = generation;
   const { promptTokens, reusedTokens, generatedTokens, prefillSeconds, generateSeconds } = summary;
@@ -330,7 +330,7 @@ function describe(generation: Generation, cache: string, { model }: OpenedModel)
   );
 }
 
-/** How good the guesses were; nothing where there were none. */
+/** Quality of the guesses; empty if there were none. */
 export function describeGuesses({ speculation }: Pick<GenerationSummary, 'speculation'>): string {
   const { drafted, accepted, passes, verified } = speculation;
   return passes === 0

@@ -165,7 +165,7 @@ function describeModel(header: ModelHeader) {
     config: { ...config, queryDim, kvDim, groupedHeads, hasRopeScaling: ropeFrequencyDivisors !== undefined },
     tokenizer: describeTokenizer(header),
     hasChatTemplate: header.chatTemplate !== undefined,
-    /** Of keys and values in f16. */
+    /** Bytes of keys and values in f16. */
     kvBytesPerToken: float16KeyValueBytes(header.config, 1),
     caches: CACHES.map((cache) => describeCache(cache, header.config)),
   };

@@ -1,5 +1,5 @@
 /**
- * What caches lose on models that were measured, in numbers that the command line can show: those of docs/results.md, and
+ * Measured losses of caches, in numbers that the command line can show: those of docs/results.md, and
  * for calibrated caches those of golden/calibration/README.md. A test holds them equal.
  *
  * @module

@@ -21,24 +21,24 @@ import { UsageError, usage } from './errors.js';
 /** The model that is used unless another one is named. */
 const DEFAULT_MODEL = 'books-mha';
 
-/** Of every command. */
+/** Options of every command. */
 export interface CommonOptions {
   readonly json?: boolean;
   readonly verbose?: boolean;
 }
 
-/** Of commands that have a result to write. */
+/** Options of commands that have a result to write. */
 export interface OutputOptions {
   readonly output?: string;
 }
 
-/** Of commands that read a model. */
+/** Options of commands that read a model. */
 export interface ModelSourceOptions {
   readonly model: string;
   readonly keep: boolean;
 }
 
-/** Of commands that run a model. */
+/** Options of commands that run a model. */
 export interface ModelOptions extends CommonOptions, ModelSourceOptions {
   readonly backend: BackendName;
   readonly threads?: number;
@@ -49,7 +49,7 @@ export interface ModelOptions extends CommonOptions, ModelSourceOptions {
   readonly calibration?: string;
 }
 
-/** Of commands that sample. */
+/** Options of commands that sample. */
 export interface SamplingFlags {
   readonly temperature: number;
   readonly topK: number;
@@ -61,7 +61,7 @@ export interface SamplingFlags {
   readonly seed: number;
 }
 
-/** Of commands that write one text. */
+/** Options of commands that write one text. */
 export interface SpeculateFlag {
   readonly speculate: Speculate;
 }
@@ -159,7 +159,7 @@ export function addCacheListOption(
     .addHelpText('after', cacheHelp());
 }
 
-/** What `--stop` and `--stop-token` give. */
+/** The values of `--stop` and `--stop-token`. */
 export interface StopFlags {
   readonly stop: readonly string[];
   readonly stopToken: readonly string[];
@@ -179,7 +179,7 @@ export function addStopOption(command: Command, description: string): Command {
 }
 
 /**
- * Where a text ends, for `generate`.
+ * The end of a text, as `generate` takes it.
  *
  * @throws {UsageError} if the model has no token of a name or id
  */

@@ -1,5 +1,5 @@
 /**
- * What a terminal sends, before `readline` sees it: pasted text becomes one line, and nothing that is typed while an
+ * The input of a terminal before `readline` sees it: pasted text becomes one line, and nothing that is typed while an
  * answer is written disturbs it.
  *
  * A terminal in bracketed paste mode puts `ESC [ 200 ~` before pasted text and `ESC [ 201 ~` after it (xterm control

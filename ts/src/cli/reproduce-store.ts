@@ -10,15 +10,15 @@ import { FormatError, LoadError } from '../errors.js';
 import { writeFileAtomically } from '../io/node-write.js';
 import type { CacheResult, ResultStore } from '../reproduce/runner.js';
 
-/** What results depend on. Results of another identity are no use. */
+/** Everything that results depend on. Results of another identity are no use. */
 export interface RunIdentity {
-  /** Of the program. */
+  /** Version of the program. */
   readonly version: string;
   /** Fingerprint of the weights. */
   readonly model: string;
   /** SHA-256 of the token ids. */
   readonly text: string;
-  /** Of the calibration of KVQuant, if one was given. */
+  /** Hash of the calibration of KVQuant, if one was given. */
   readonly calibration: string;
   readonly windowSize: number;
   /** What runs the model: name, kernels, precision of the key weights. */

@@ -13,7 +13,7 @@ import { type OpenedModel, prepareCaches } from './backend.js';
 import { UsageError, usage } from './errors.js';
 import type { Terminal } from './terminal.js';
 
-/** What an earlier run left. */
+/** The text of an earlier run. */
 export interface SavedText {
   readonly sequence: CachedSequence;
   /** All ids of the text, oldest first. */

@@ -29,7 +29,7 @@ export async function write(stream: Writable, text: string, signal?: AbortSignal
   await once(stream, 'drain', { signal });
 }
 
-/** Where the result of a command goes: to stdout at once, or to a file when all is done. */
+/** The output of a command: to stdout at once, or to a file when all is done. */
 export class Output {
   readonly #terminal: Terminal;
   readonly #file: string | undefined;

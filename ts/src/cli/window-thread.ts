@@ -1,5 +1,5 @@
 /**
- * What runs in a thread of window-threads.ts: a model of its own, and one window after another.
+ * The program of a thread of window-threads.ts: a model of its own, and one window after another.
  *
  * @module
  */

@@ -15,10 +15,10 @@ import type { WindowEvaluator, WindowListener, WindowResult, WindowTask } from '
 import type { OpenedModel } from './backend.js';
 import type { ModelOptions } from './options.js';
 
-/** What all threads together may take beside the model of the main thread. */
+/** Most bytes of all threads together, beside the model of the main thread. */
 const MEMORY_BUDGET_BYTES = 2 * 2 ** 30;
 
-/** What a thread starts with. */
+/** The start data of a thread. */
 export interface WindowThreadSetup {
   readonly model: string;
   readonly engine: WasmModelOptions;
@@ -27,7 +27,7 @@ export interface WindowThreadSetup {
   readonly calibration: string | undefined;
 }
 
-/** What a thread says. */
+/** A message of a thread. */
 export type WindowThreadMessage =
   | { readonly tokens: number }
   | { readonly cache: string; readonly result: WindowResult }

@@ -10,7 +10,7 @@ import { storedBytes } from '../cache/stored-matrix.js';
 import type { LanguageModel } from '../model/language-model.js';
 import { BaselineLogits, TokenScores } from '../scoring.js';
 
-/** What one window says about one cache. Losses in nats a token. */
+/** The result of one window for one cache. Losses in nats a token. */
 export interface WindowResult {
   readonly window: number;
   /** Mean negative log-likelihood with f16 keys and values. */
@@ -44,9 +44,9 @@ export interface WindowTask {
 
 /** Who listens to an evaluation. */
 export interface WindowListener {
-  /** Told each result as soon as it is there; waited for. */
+  /** Called with each result; awaited. */
   onResult(cache: string, result: WindowResult): void | Promise<void>;
-  /** Told how many tokens were run since the last call. */
+  /** Called with the count of tokens since the last call. */
   onTokens(count: number): void;
   readonly signal?: AbortSignal;
 }
@@ -57,7 +57,7 @@ export interface WindowEvaluator {
   evaluate(task: WindowTask, listener: WindowListener): Promise<void>;
 }
 
-/** What an evaluation takes of a model. */
+/** The part of a model that an evaluation uses. */
 export type EvaluatedModel = Pick<LanguageModel, 'config' | 'createCache' | 'forward'>;
 
 /** Runs windows with a model of this thread. */

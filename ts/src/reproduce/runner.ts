@@ -43,7 +43,7 @@ export interface RunOptions {
   /** Take windows from one queue. None: the model itself. */
   readonly evaluators?: readonly WindowEvaluator[];
   readonly signal?: AbortSignal;
-  /** Told tokens run so far by this call, and how many there are in all. */
+  /** Called with the tokens run so far by this call, and with their total. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 

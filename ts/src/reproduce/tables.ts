@@ -75,7 +75,7 @@ export function reportTables(results: Reproduction): ReportTable[] {
   return tables.filter(({ rows }) => rows.length > 0);
 }
 
-/** What was planned and has no result. */
+/** Planned caches without a result. */
 export function skippedTable({ skipped }: Reproduction): ReportTable {
   return {
     id: 'skipped',

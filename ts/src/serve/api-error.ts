@@ -48,7 +48,7 @@ export class GoneReason extends Error {
   override readonly name = 'GoneReason';
 }
 
-/** What went wrong, as a response. What is not known to be the client's fault is not told in detail. */
+/** An error as a response. Details are given only if the error is known to be the client's fault. */
 export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
   const { message } = error as Error;

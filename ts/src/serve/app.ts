@@ -31,7 +31,7 @@ export interface AppOptions {
   readonly bodyLimit: number;
   /** Fires when the server stops; answers end then. */
   readonly stopping: AbortSignal;
-  /** Told about errors that are the server's. */
+  /** Called with errors that are the server's fault. */
   readonly onError: (error: unknown) => void;
 }
 

@@ -20,7 +20,7 @@ import type { Slots } from './slots.js';
 /** Tokens of a prompt in one pass: a compromise between its speed and the wait of those who generate. */
 const PREFILL_CHUNK = 256;
 
-/** What answers requests. */
+/** The parts that answer requests. */
 export interface CompletionOptions {
   readonly batching: BatchingModel;
   readonly tokenizer: Tokenizer;
@@ -28,7 +28,7 @@ export interface CompletionOptions {
   readonly store: ConversationStore;
   readonly slots: Slots;
   readonly metrics: Metrics;
-  /** Where a request says nothing. */
+  /** Values for requests that leave them out. */
   readonly sampling: SamplingOptions;
   /** Seconds from the arrival of a request to its end. */
   readonly timeoutSeconds: number;

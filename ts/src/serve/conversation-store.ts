@@ -20,7 +20,7 @@ import { restoreSnapshot, type SnapshotOwner, writeSnapshot } from '../io/snapsh
 import type { BatchingModel } from './batching-model.js';
 import type { ConversationFiles } from './conversation-files.js';
 
-/** Where conversations are kept, and how many bytes of them. */
+/** Places of conversations, and their limits in bytes. */
 export interface ConversationStoreOptions {
   /** Model and cache of all conversations. */
   readonly owner: SnapshotOwner;
@@ -29,15 +29,15 @@ export interface ConversationStoreOptions {
   readonly batching: BatchingModel;
   /** Bytes of snapshots in memory. */
   readonly memoryBytes: number;
-  /** Where those go that do not fit; without it they are forgotten. */
+  /** Place of those that do not fit; without it they are forgotten. */
   readonly files?: ConversationFiles;
   /** Bytes of files. */
   readonly diskBytes: number;
-  /** Told what went wrong with a file; the conversation is then forgotten. */
+  /** Called with the failure of a file; the conversation is then forgotten. */
   readonly onProblem: (message: string) => void;
 }
 
-/** What the store holds now. */
+/** The present contents of the store. */
 export interface StoreUse {
   readonly inMemory: number;
   readonly memoryBytes: number;

@@ -36,7 +36,7 @@ class Histogram {
   }
 }
 
-/** What the server counts. */
+/** Counters of the server. */
 export class Metrics {
   promptTokens = 0;
   cachedTokens = 0;

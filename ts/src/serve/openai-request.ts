@@ -23,7 +23,7 @@ export interface CompletionRequest {
   readonly useCache: boolean;
   /** How many answers are wanted. */
   readonly choices: number;
-  /** What the request says; the rest is the server's choice. */
+  /** Options of the request; the rest is the server's choice. */
   readonly options: GenerateOptions;
 }
 

@@ -9,7 +9,7 @@ import type { SampleToken } from '../samples.js';
 import type { Tokenizer } from '../text/tokenizer.js';
 import type { CompletionRequest } from './openai-request.js';
 
-/** What all parts of one answer share. */
+/** Fields that all parts of one answer share. */
 export interface AnswerHead {
   readonly id: string;
   /** Seconds since 1970. */

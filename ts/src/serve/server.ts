@@ -22,7 +22,7 @@ import { ConversationStore } from './conversation-store.js';
 import { Metrics } from './metrics.js';
 import { Slots } from './slots.js';
 
-/** What is served, and within which bounds. */
+/** The model to serve, and the limits of the server. */
 export interface ServerOptions {
   readonly model: LanguageModel;
   readonly tokenizer: Tokenizer;
@@ -49,7 +49,7 @@ export interface ServerOptions {
   readonly cacheDirectory?: string;
   /** Bytes of that folder. */
   readonly cacheDisk: number;
-  /** Told what went wrong, in a line. */
+  /** Called with each failure, in a line. */
   readonly log: (message: string) => void;
 }
 

@@ -29,7 +29,7 @@ export interface TemplateMessage {
   readonly [key: string]: unknown;
 }
 
-/** What {@link renderChat} takes. */
+/** Options of {@link renderChat}. */
 export interface RenderChatOptions {
   /** Whether to end with what makes the model answer. Default `true`. */
   readonly addGenerationPrompt?: boolean;

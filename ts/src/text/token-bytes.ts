@@ -17,7 +17,7 @@ import { Fields, shown } from './pipeline/fields.js';
 export interface TokenSpelling {
   readonly kind: 'byte-level' | 'sentencepiece';
   /**
-   * Which spaces at the beginning of a text are not part of it, because SentencePiece puts one there: one space, or
+   * The spaces at the beginning of a text that are not part of it, because SentencePiece puts one there: one space, or
    * all of the first token (what the decoder Metaspace does).
    */
   readonly leadingSpace: 'kept' | 'one' | 'firstToken';

@@ -139,7 +139,7 @@ export function readAddedTokens(
 }
 
 /**
- * What the post-processor puts around a text.
+ * The tokens that the post-processor puts around a text.
  *
  * @throws {FormatError} if it is of a wrong type, or names a token that does not exist
  * @throws {UnsupportedModelError} names a type that is not supported

@@ -1,5 +1,5 @@
 /**
- * What a tokenizer is built from: the part of a model file that is about text.
+ * The source of a tokenizer: the part of a model file that is about text.
  *
  * @module
  */
@@ -35,5 +35,5 @@ export interface NoTokenizerSource {
   readonly path: string;
 }
 
-/** What a tokenizer is built from. */
+/** The source of a tokenizer. */
 export type TokenizerSource = JsonTokenizerSource | GgufTokenizerSource | NoTokenizerSource;

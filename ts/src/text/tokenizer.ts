@@ -23,7 +23,7 @@ import { StreamDecoder, spellingOf, type TokenSpelling, tokenBytes } from './tok
 import { readTokenizerJson, templateIds } from './tokenizer-json.js';
 import type { TokenizerSource } from './tokenizer-source.js';
 
-/** What {@link Tokenizer.encode} takes. */
+/** Options of {@link Tokenizer.encode}. */
 export interface EncodeOptions {
   /**
    * Whether to add the tokens that the model wants before and after a text (usually BOS). Default `true`. A chat
@@ -37,7 +37,7 @@ export interface EncodeOptions {
   readonly parseSpecial?: boolean;
 }
 
-/** What {@link Tokenizer.decode} and {@link Tokenizer.createDecoder} take. */
+/** Options of {@link Tokenizer.decode} and {@link Tokenizer.createDecoder}. */
 export interface DecodeOptions {
   /** Whether special tokens are left out. Default `true`. */
   readonly skipSpecial?: boolean;

@@ -1,5 +1,5 @@
 /**
- * What a template may use. A template is a program from a file of somebody else, and it runs in the thread that
+ * The limits of a template. A template is a program from a file of somebody else, and it runs in the thread that
  * answers Ctrl-C, so everything that a program can do without end is counted: steps, text, nesting and time.
  *
  * @module

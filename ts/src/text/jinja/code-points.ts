@@ -38,7 +38,7 @@ function rank(unit: number): number {
   return unit >= 0xd800 && unit <= 0xdfff ? unit + 0x10000 : unit;
 }
 
-/** What `str.isspace` and `str.strip` take for white space. JavaScript's `\s` differs in U+001C-1F, U+0085 and U+FEFF. */
+/** White space of `str.isspace` and `str.strip`. JavaScript's `\s` differs in U+001C-1F, U+0085 and U+FEFF. */
 export const SPACE = '\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000';
 
 /** One character of white space. */

@@ -1,5 +1,5 @@
 /**
- * What filters, tests and functions need of the rendering they run in.
+ * The rendering as filters, tests and functions see it.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * What goes wrong inside a template, before `chat-template.ts` makes an error of this package of it.
+ * Errors inside a template, before `chat-template.ts` turns them into an error of this package.
  *
  * @module
  */

@@ -30,7 +30,7 @@ import {
   type Value,
 } from './values.js';
 
-/** What a rendering takes besides its variables. */
+/** Options of a rendering, besides its variables. */
 export interface RenderOptions {
   /** What `strftime_now` calls now. */
   readonly now: Date;
@@ -109,7 +109,7 @@ class Interpreter {
     return this.#capture(() => this.#all(body, scope));
   }
 
-  /** What is written meanwhile. */
+  /** The output that is written meanwhile. */
   #capture(run: () => void): string {
     const outside = this.#output;
     this.#output = [];

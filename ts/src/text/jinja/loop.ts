@@ -8,7 +8,7 @@ import type { Budget } from './budget.js';
 import { TemplateError, typeError } from './errors.js';
 import { type Arguments, Callable, equal, Instance, orUndefined, Tuple, type Value } from './values.js';
 
-/** Where a loop is. */
+/** The position of a loop. */
 export class LoopState {
   /** From 0. */
   index = 0;

@@ -36,7 +36,7 @@ export class Slice {
   ) {}
 }
 
-/** What the immutable sandbox hides, by type. */
+/** Members that the immutable sandbox hides, by type. */
 const MUTATING: Readonly<Record<string, readonly string[]>> = {
   dict: ['clear', 'pop', 'popitem', 'setdefault', 'update'],
   list: ['append', 'clear', 'extend', 'insert', 'pop', 'remove', 'reverse', 'sort'],

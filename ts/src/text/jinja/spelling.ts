@@ -92,7 +92,7 @@ export function floatText(value: number): string {
 
 const ESCAPES: Readonly<Record<string, string>> = { '\n': '\\n', '\r': '\\r', '\t': '\\t', '\\': '\\\\' };
 
-/** What Python takes for not printable: controls, formats, surrogates, unassigned, and spaces but U+0020. */
+/** Characters that Python does not print: controls, formats, surrogates, unassigned, and spaces but U+0020. */
 const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
 const ALL_ESCAPED = /\\|[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu;
 
@@ -121,7 +121,7 @@ function hex(code: number, digits: number): string {
   return code.toString(16).padStart(digits, '0');
 }
 
-/** What transformers' `tojson` takes. */
+/** Options of transformers' `tojson`. */
 export interface JsonOptions {
   readonly indent?: string;
   readonly itemSeparator: string;

@@ -9,7 +9,7 @@ import type { Value } from './values.js';
 /** A piece of a template. Text between tags is one token of kind `data`. */
 export interface Token {
   readonly kind: 'data' | 'begin' | 'end' | 'name' | 'string' | 'number' | 'operator' | 'eof';
-  /** Of `begin` and `end` the tag: `{{`, `{%`, `}}`, `%}`. Of numbers the source. */
+  /** The tag of `begin` and `end`: `{{`, `{%`, `}}`, `%}`; the source of numbers. */
   readonly text: string;
   readonly line: number;
 }
@@ -30,7 +30,7 @@ export interface FilterCall {
   readonly args: CallArguments;
 }
 
-/** Where a value is put: a name, a part of a namespace, or several of these. */
+/** The target of an assignment: a name, a part of a namespace, or several of these. */
 export type Target =
   | { readonly kind: 'name'; readonly name: string }
   | { readonly kind: 'member'; readonly object: string; readonly name: string }

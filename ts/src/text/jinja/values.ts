@@ -113,7 +113,7 @@ export class Dict {
   }
 }
 
-/** What `keys()`, `values()` and `items()` of a dict give. */
+/** The result of `keys()`, `values()` and `items()` of a dict. */
 export class View {
   constructor(
     readonly kind: 'dict_keys' | 'dict_values' | 'dict_items',

@@ -11,7 +11,7 @@
 import { FormatError } from '../../errors.js';
 import { MinHeap } from './min-heap.js';
 
-/** What a BPE model is made of. */
+/** The parts of a BPE model. */
 export interface BpeModel {
   /** Ids by token. */
   readonly vocab: ReadonlyMap<string, number>;
@@ -190,7 +190,7 @@ class PairTable {
     return this.#left[slot] < 0 ? -1 : this.#ranks[slot];
   }
 
-  /** Where a pair is, or would be. */
+  /** The slot of a pair, or the one that it would get. */
   #slot(left: number, right: number): number {
     const hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b);
     let slot = (hash ^ (hash >>> 15)) & this.#mask;

@@ -12,7 +12,7 @@ import { type Fields, shown } from './fields.js';
 /** Finds matches from left to right. */
 export type Matcher = (text: string) => Iterable<Span>;
 
-/** What happens to the matches when a text is cut. */
+/** The ways to treat matches when a text is cut. */
 export const BEHAVIORS = [
   'Removed',
   'Isolated',

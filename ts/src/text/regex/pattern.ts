@@ -82,7 +82,7 @@ class Search {
     this.#steps = STEPS_PER_TEXT + STEPS_PER_CHARACTER * text.length;
   }
 
-  /** Where a match that starts here ends. */
+  /** The end of a match that starts here. */
   from(start: number): number | undefined {
     this.#memoryAt = this.#steps - STEPS_BEFORE_MEMORY;
     const end = this.#run(0, start, true);

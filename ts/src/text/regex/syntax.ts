@@ -1,7 +1,7 @@
 /**
  * Regular expressions as Oniguruma writes them, the engine of Hugging Face `tokenizers`.
  *
- * What a tokenizer may use is read here: classes with properties and intersections, groups, quantifiers of all
+ * Reads the syntax that a tokenizer may use: classes with properties and intersections, groups, quantifiers of all
  * three kinds, anchors, and lookaround. Backreferences, conditions, recursion and the like are refused by name.
  *
  * @module
@@ -266,7 +266,7 @@ class PatternParser {
     return `${first}-${last}`;
   }
 
-  /** What a backslash means inside a class. */
+  /** The meaning of a backslash inside a class. */
   #escapedItem(): string {
     const property = this.#match(/\\([pP])\{(\^?)([\w -]+)\}/y);
     if (property) return propertyItem(property[3], (property[1] === 'P') !== (property[2] === '^'));
