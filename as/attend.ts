@@ -3,7 +3,7 @@
  *
  * Keys come transposed, [kvHeads, headDim, tokens], so that lanes are tokens: a score needs no sum across
  * lanes, and the softmax works on neighbouring scores. In the weighted sum lanes are channels of the values,
- * or of latents, which the query heads then share (`P (X^ Wv) = (P X^) Wv`, xquant.md section 8).
+ * or of latents, which the query heads then share (`P (X^ Wv) = (P X^) Wv`, docs/engine.md, "One pass").
  *
  * Up to four (query, head) rows share every load of keys and values. All of them do the same operations in the
  * same order, so a row's result does not depend on its neighbours.

@@ -2,7 +2,7 @@
  * Keys (or values) of a sealed block from its codes: cache/fold.ts `project` without ever dequantizing.
  *
  * The codes become a tile, the small weight matrix becomes panels (tile.ts draws both), and the scale and the
- * minimum of each group enter once per block of columns (xquant.md section 8):
+ * minimum of each group enter once per block of columns (docs/engine.md, "One pass"):
  *
  *     per token      K[t, j] = sum over groups g of  s[t, g] * ws[j, g] * (code . w)  +  m[t, g] * sum of W[j, g]
  *     per channel    W'[j, c] = s[c] * W[j, c] cut to integers for this block of tokens, then

@@ -6,7 +6,7 @@
  *                                     + rowOffset[t, b] * panelOffset[j, b]
  *
  * With weights in the panel the second line is "minimum of the weights times sum of the activations"; with
- * codes in the rows it is "minimum of the group times sum of the weights" (xquant.md section 8).
+ * codes in the rows it is "minimum of the group times sum of the weights" (docs/engine.md, "One pass").
  *
  * A *tile* (the rows) holds `rows` vectors of `columns` i16, padded with zeros to a multiple of 8:
  *

@@ -50,7 +50,7 @@ export interface MemoryShape extends CacheModelShape {
   readonly maxPositionEmbeddings: number;
 }
 
-/** Caches of the table unless others are asked for: the rows of xquant.md's size table, and our default. */
+/** Caches of the table unless others are asked for: the rows of the paper's Table 1, and our default. */
 export const TABLE_CACHES: readonly string[] = [
   'kv',
   'kivi:4',

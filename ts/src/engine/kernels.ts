@@ -431,8 +431,8 @@ export interface Kernels {
    * For query i (position `firstQuery + i`), head h of kv head g = floor(h / (heads / kvHeads)), and the block's
    * tokens t with `firstKey + t <= firstQuery + i`, the last `window` of them: scores `scale * q . k`, then maximum, sum of exponentials and the
    * weighted sum of values are brought up to date. `values` hold `width` numbers of token t for kv head g at element
-   * `t * valueStride + g * valueHeadStride`: keys' partner [tokens, kvHeads, headDim] with valueHeadStride = headDim,
-   * or latents (or X^) [tokens, width] shared by all heads with valueHeadStride = 0 (xquant.md section 8, 3).
+   * `t * valueStride + g * valueHeadStride`: plain values [tokens, kvHeads, headDim] with valueHeadStride = headDim,
+   * or latents (or X^) [tokens, width] shared by all heads with valueHeadStride = 0 (docs/engine.md, "One pass").
    * `width`: a multiple of 4. `scratch`: {@link attendScratchBytes}.
    */
   attendBlock(

@@ -152,7 +152,7 @@ describe('layer order', () => {
   }
 });
 
-describe('sizes of xquant.md section 5', () => {
+describe('sizes by formula', () => {
   /** Bits per key or value element of f16 KV, of 128 sealed tokens on 32-layer shapes of width 128. */
   const bitsPerElement = (spec: string, kvHeads: number) => {
     const shape = {

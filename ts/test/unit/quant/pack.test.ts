@@ -15,7 +15,7 @@ function pack(codes: Uint8Array, bits: Bits): Uint8Array {
   return packed;
 }
 
-/** The layout of xquant.md section 2 once more, written as a stream of single bits. */
+/** The layout of docs/format.md once more, written as a stream of single bits. */
 function packBitByBit(codes: Uint8Array, bits: Bits): Uint8Array {
   const stream = (values: number[], width: number) => {
     const bytes = new Uint8Array(Math.ceil((values.length * width) / 8));
