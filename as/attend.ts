@@ -640,7 +640,7 @@ function attendRows(
   if (a0 < stop) averageRows(R, 1, f16, scratch, lineBytes, visible, values, valueStride, a0, a1, a2, a3, f0, f1, f2, f3);
 }
 
-/** Tokens behind a sliding window get no weight. */
+/** Tokens before a sliding window get no weight. */
 // @ts-ignore: decorator
 @inline
 function hideTokens(scores: usize, hidden: i32): void {

@@ -1,4 +1,4 @@
-/** The exports of every build; what each does stands in ts/src/engine/kernels.ts. */
+/** The exports of every build; ts/src/engine/kernels.ts says what each does. */
 
 export { attendBegin, attendBlock, attendFinish, attendHalfBlock, attendMerge, finishKeys } from './attend';
 export { plainTileInt16, plainTileInt8 } from './bench';

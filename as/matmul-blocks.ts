@@ -3,7 +3,7 @@
  * rewritten as one of these (quant/weight-types.ts); IQ4_XS becomes panels of Q6_K here.
  *
  * At load the rows are repacked, without loss, into panels of eight outputs, so that lanes are outputs
- * (tile.ts). A panel is one run of blocks, each of 32 columns with its parameters behind its codes, so that a
+ * (tile.ts). A panel is one run of blocks, each of 32 columns with its parameters after its codes, so that a
  * product reads a panel from front to back and nowhere else. In the K formats eight blocks follow a head.
  *
  *     Q8_0    i8 code [16, 8, 2]            f16 scale [8]

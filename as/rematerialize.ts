@@ -25,7 +25,7 @@ import {
 import { groupBytes, unpackCodes } from './pack';
 import { blockCount, padColumns, PANEL, panelTimesRows, storeOutputs, tileOffsets, tileScales } from './tile';
 
-/** `count` bytes to i16 (wide) or bytes, `padding` zeros behind. Returns the end. */
+/** `count` bytes to i16 (wide) or bytes, then `padding` zeros. Returns the end. */
 // @ts-ignore: decorator
 @inline
 function spreadCodes(codes: usize, count: i32, padding: i32, target: usize, wide: bool): usize {

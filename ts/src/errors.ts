@@ -165,7 +165,7 @@ export class KernelError extends XQuantError {
   }
 }
 
-/** Memory for weights, cache or scratch is not to be had within the limit. */
+/** Memory for weights, cache or scratch cannot be allocated within the limit. */
 export class MemoryError extends XQuantError {
   constructor(
     /** What it was for. */

@@ -56,7 +56,7 @@ export class LinearMemory {
 
   /**
    * @throws {RangeError | TypeError} if the limit is not a positive integer
-   * @throws {MemoryError} if not even the first page is to be had
+   * @throws {MemoryError} if even the first page cannot be allocated
    */
   constructor({ shared, limitBytes = MAX_MEMORY_BYTES, reservedBytes = 0 }: LinearMemoryOptions) {
     assertPositiveInteger(limitBytes, 'memoryLimit');

@@ -11,7 +11,7 @@ import type { RestoredSnapshot, SnapshotContent, SnapshotOwner } from './snapsho
 /**
  * Saves a cache in a file, whole or not at all: under another name first, which then takes its place. Node only.
  *
- * @throws {LoadError} if it cannot be written; what was there is as it was
+ * @throws {LoadError} if it cannot be written; an existing file is left untouched
  * @throws {ConfigError} as `writeSnapshot`
  */
 export async function saveSnapshot(path: string, content: SnapshotContent): Promise<void> {

@@ -192,7 +192,7 @@ export function assertInside(name: string, size: number, offset: number, length:
   }
 }
 
-/** @throws {LoadError} if the memory is not to be had */
+/** @throws {LoadError} if the memory cannot be allocated */
 export function allocate(name: string, length: number): Uint8Array {
   try {
     return new Uint8Array(length);
