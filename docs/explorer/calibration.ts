@@ -4,7 +4,8 @@
  * @module
  */
 
-import { OpfsStorage, StoredFetch } from '../../ts/src/browser/storage.js';
+import { OpfsStorage } from '../../ts/src/browser/opfs-storage.js';
+import { StoredFetch } from '../../ts/src/browser/stored-fetch.js';
 import type { ComputedFactors } from '../../ts/src/cache/factors.js';
 import { resolveCacheOptions } from '../../ts/src/cache/presets.js';
 import { ConfigError } from '../../ts/src/errors.js';

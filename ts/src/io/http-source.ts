@@ -53,7 +53,10 @@ export async function httpSource(url: string, options: HttpSourceOptions = {}): 
 }
 
 /** As {@link httpSource}, but gives `undefined` on status 404. */
-async function tryHttpSource(url: string, options: HttpSourceOptions = {}): Promise<ByteSource | undefined> {
+export async function tryHttpSource(
+  url: string,
+  options: HttpSourceOptions = {},
+): Promise<ByteSource | undefined> {
   // One byte is asked for, not a HEAD request: signed URLs of file hosts are often valid for GET only.
   const response = await request(url, options, { Range: 'bytes=0-0' });
   if (response.status === 404) {
