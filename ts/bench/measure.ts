@@ -8,7 +8,7 @@
  *     --model file           SmolLM2-135M with its real weights; without it, pieces that need it are left out
  *     --calibration file     of that model; by default it is found beside the model. Without one, pieces with calibrated
  *                            caches fail, and the others are measured
- *     --only text            pieces whose name has the text
+ *     --only text            the piece of that name, or pieces whose name has the text
  *     --list                 prints the names of the pieces that have no file yet
  *     --threads 1,2          thread counts
  *
@@ -50,13 +50,9 @@ interface Piece {
 /** Longest that a piece may take. */
 const LIMIT_MS = 230_000;
 
-const RANDOM_CACHES = [
-  'kv',
-  'kivi:4',
-  'xquant:4',
-  'xquant-cl:2@tuned?form=x',
-  'xquant-cl:2@tuned?form=latent',
-];
+const CACHES = ['kv', 'kivi:4', 'xquant:4', 'xquant-cl:2@tuned?form=x', 'xquant-cl:2@tuned?form=latent'];
+/** Caches that rebuild keys and values, and `kv` to compare them with. */
+const GUESSED_CACHES = CACHES.filter((cache) => !cache.startsWith('kivi'));
 const CALIBRATED = ['xquant:4.25@calibrated?basis=head', 'xquant-cl:2.25@calibrated'];
 /** Builds of llama.cpp with vectors of 512 bits or matrix units; without them it runs its AVX2 code. */
 const BEYOND_AVX2 = 'zen4,sapphirerapids,icelake,cascadelake,cooperlake,cannonlake,skylakex,alderlake';
@@ -65,8 +61,22 @@ const here = (script: string) => fileURLToPath(new URL(`${script}.js`, import.me
 const plain = (cache: string) => cache.replace(/[^a-z0-9.]+/g, '-');
 
 function pieces(): Piece[] {
-  const threads = options.threads.split(',');
-  return [...kernelPieces(), ...peerPieces(threads), ...speedPieces(threads), ...modelPieces(threads)];
+  const [first, ...more] = options.threads.split(',');
+  return [
+    ...generationPieces(first),
+    ...peerPieces(first),
+    ...startPieces(),
+    ...unguessablePieces(first),
+    ...speedPieces(first, '16,512,2048'),
+    ...kernelPieces(),
+    ...processPieces(),
+    ...more.flatMap((threads) => [
+      ...generationPieces(threads),
+      ...peerPieces(threads),
+      ...speedPieces(threads, '16,512,2048'),
+    ]),
+    ...speedPieces(first, '8192'),
+  ];
 }
 
 function kernelPieces(): Piece[] {
@@ -75,85 +85,92 @@ function kernelPieces(): Piece[] {
 }
 
 /** Against node-llama-cpp, whose best build for the machine runs, then its AVX2 build. */
-function peerPieces(threads: readonly string[]): Piece[] {
+function peerPieces(threads: string): Piece[] {
   const script = resolve('ts/bench/peers/compare.mjs');
-  const common = ['--json', '--tokens', '8', '--rounds', '5'];
-  return threads.flatMap((count) =>
-    [...RANDOM_CACHES.filter((cache) => !cache.startsWith('kivi'))].flatMap((cache): Piece[] => {
-      const args = [...common, '--threads', count, '--caches', cache];
-      const name = `peers-${count}-${plain(cache)}`;
-      const best: Piece = { name, kind: 'peers', script, args };
-      if (cache !== 'kv') return [best];
-      return [best, { ...best, name: `${name}-avx2`, args: [...args, '--without', BEYOND_AVX2] }];
-    }),
-  );
+  return GUESSED_CACHES.flatMap((cache): Piece[] => {
+    const args = ['--json', '--tokens', '8', '--rounds', '5', '--threads', threads, '--caches', cache];
+    const name = `peers-${threads}-${plain(cache)}`;
+    const best: Piece = { name, kind: 'peers', script, args };
+    if (cache !== 'kv') return [best];
+    return [best, { ...best, name: `${name}-avx2`, args: [...args, '--without', BEYOND_AVX2] }];
+  });
 }
 
 /** Prefill and decode by context, with random weights. */
-function speedPieces(threads: readonly string[]): Piece[] {
-  return threads.flatMap((count) =>
-    RANDOM_CACHES.flatMap((cache) =>
-      ['16,512,2048', '8192'].map((contexts): Piece => {
-        const args = ['--cache', cache, '--threads', count, '--contexts', contexts];
-        const repeats = ['--repeats', contexts === '8192' ? '3' : '5'];
-        const name = `speed-${count}-${plain(cache)}-${contexts === '8192' ? 'long' : 'short'}`;
-        return { name, kind: 'speed', script: here('speed'), args: [...args, ...repeats] };
-      }),
-    ),
+function speedPieces(threads: string, contexts: string): Piece[] {
+  const isLong = contexts === '8192';
+  return CACHES.map((cache): Piece => {
+    const args = ['--cache', cache, '--threads', threads, '--contexts', contexts];
+    const name = `speed-${threads}-${plain(cache)}-${isLong ? 'long' : 'short'}`;
+    return { name, kind: 'speed', script: here('speed'), args: [...args, '--repeats', isLong ? '3' : '5'] };
+  });
+}
+
+/** What names the model with its real weights; nothing if there is none. */
+function realModel(): string[] | undefined {
+  const { model, calibration } = options;
+  if (model === undefined) return undefined;
+  return ['--model', resolve(model), ...(calibration ? ['--calibration', resolve(calibration)] : [])];
+}
+
+/** Pieces of one kind with the real weights, one for each cache. */
+function modelPieces(
+  kind: 'generation' | 'process' | 'start',
+  name: string,
+  caches: readonly string[],
+  args: (cache: string) => readonly string[],
+): Piece[] {
+  const model = realModel();
+  if (!model) return [];
+  return caches.map((cache) => ({
+    name: `${name}-${plain(cache)}`,
+    kind,
+    script: here(SCRIPTS[kind]),
+    args: [...model, '--cache', cache, ...args(cache)],
+  }));
+}
+
+const SCRIPTS = { generation: 'generation', process: 'process-memory', start: 'first-token' } as const;
+
+/** Guessing ahead on natural text. Slow caches generate less. */
+function generationPieces(threads: string): Piece[] {
+  const caches = [...GUESSED_CACHES, ...CALIBRATED];
+  return modelPieces('generation', `generation-${threads}`, caches, (cache) => {
+    const tokens = cache.startsWith('xquant-cl') ? ['48', '6'] : ['64', '24'];
+    return ['--threads', threads, '--tokens', tokens[0], '--plain-tokens', tokens[1]];
+  });
+}
+
+/** The same where no guess is right. */
+function unguessablePieces(threads: string): Piece[] {
+  const caches = ['kv', 'xquant:4', 'xquant-cl:2@tuned?form=latent', ...CALIBRATED];
+  return modelPieces('generation', `unguessable-${threads}`, caches, (cache) => {
+    const tokens = cache.startsWith('xquant-cl') ? ['40', '6'] : ['96', '24'];
+    const settings = ['--threads', threads, '--temperature', '2', '--turns', '3'];
+    return [...settings, '--tokens', tokens[0], '--plain-tokens', tokens[1]];
+  });
+}
+
+/** Memory of a process; time does not count, so it may have two threads. */
+function processPieces(): Piece[] {
+  return ['1024', '8192'].flatMap((context) =>
+    modelPieces('process', `process-${context}`, [...CACHES, ...CALIBRATED], () => [
+      '--context',
+      context,
+      '--threads',
+      '2',
+    ]),
   );
 }
 
-/** What needs the real weights. */
-function modelPieces(threads: readonly string[]): Piece[] {
-  const { model, calibration } = options;
-  if (model === undefined) return [];
-  const own = ['--model', resolve(model), ...(calibration ? ['--calibration', resolve(calibration)] : [])];
-  const caches = [...RANDOM_CACHES, ...CALIBRATED];
-  const guessed = [...RANDOM_CACHES.filter((cache) => !cache.startsWith('kivi')), ...CALIBRATED];
-  const generation = (count: string, cache: string): Piece[] => {
-    const args = [...own, '--cache', cache, '--threads', count];
-    const slow = cache.startsWith('xquant-cl');
-    const tokens = ['--tokens', slow ? '48' : '64', '--plain-tokens', slow ? '6' : '24'];
-    const script = here('generation');
-    const name = `${count}-${plain(cache)}`;
-    return [
-      { name: `generation-${name}`, kind: 'generation', script, args: [...args, ...tokens] },
-      {
-        name: `unguessable-${name}`,
-        kind: 'generation',
-        script,
-        args: [
-          ...args,
-          '--temperature',
-          '2',
-          '--tokens',
-          slow ? '32' : '96',
-          '--plain-tokens',
-          slow ? '6' : '24',
-        ],
-      },
-    ];
-  };
-  const memory = (cache: string, context: string): Piece => ({
-    name: `process-${plain(cache)}-${context}`,
-    kind: 'process',
-    script: here('process-memory'),
-    args: [...own, '--cache', cache, '--context', context, '--threads', threads.at(-1) ?? '1'],
-  });
-  const start = (cache: string): Piece => ({
-    name: `start-${plain(cache)}`,
-    kind: 'start',
-    script: here('first-token'),
-    args: [...own, '--cache', cache],
-  });
-  return [
-    ...threads.flatMap((count) => guessed.flatMap((cache) => generation(count, cache))),
-    ...caches.flatMap((cache) => ['1024', '8192'].map((context) => memory(cache, context))),
-    ...caches.map(start),
-  ];
+/** Time to the first token. */
+function startPieces(): Piece[] {
+  return modelPieces('start', 'start', [...CACHES, ...CALIBRATED], () => []);
 }
 
-const wanted = pieces().filter(({ name }) => name.includes(options.only));
+const all = pieces();
+const named = all.filter(({ name }) => name === options.only);
+const wanted = named.length > 0 ? named : all.filter(({ name }) => name.includes(options.only));
 if (options.out === undefined) throw new Error('--out is missing');
 const folder = options.out;
 const left = wanted.filter(({ name }) => !existsSync(join(folder, `${name}.json`)));
