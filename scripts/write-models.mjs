@@ -212,7 +212,10 @@ shared heads (GQA) it stores the latents of XQuant §3.3.
 
 - **Sliding windows** are masks: attention skips blocks behind the window, and the cache keeps them.
 - **YaRN, linear, llama3**: as transformers. **Dynamic** scaling changes nothing within \`max_position_embeddings\`, where the context
-  ends. **LongRoPE** and Ministral 3 change beyond the original context, so the context ends there.
+  ends. **LongRoPE** has other factors beyond the original context, for the tokens before as well: transformers runs the whole
+  sequence again at this point, since rotated keys and deeper layer inputs are those of the short factors. A cache that
+  rematerializes keys could rotate them anew, but not the layer inputs that it stores. So the context ends there, and a longer
+  sequence is refused with this reason; so it is for Ministral 3, whose queries grow with the position.
 - **RoPE of part of a head**: channels of Q and K are put into another order at load, which no score sees.
 
 ## Beside transformers

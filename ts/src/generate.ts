@@ -13,6 +13,7 @@ import type { CacheBytes, ModelCache } from './cache/contract.js';
 import { AUTO_CACHE } from './cache/default-cache.js';
 import type { CacheRequest } from './cache/options.js';
 import { assertIndex, assertPositiveInteger, ConfigError, ShapeError } from './errors.js';
+import { describeContext } from './model/config.js';
 import type { ForwardOptions, LanguageModel } from './model/language-model.js';
 import { assertCache, assertTokenList, tokenIds } from './model/tokens.js';
 import type { Matrix } from './numerics/matrix.js';
@@ -430,16 +431,16 @@ function endsWithToken(reason: StopReason | undefined): boolean {
 function promptIds(
   prompt: string | ArrayLike<number>,
   tokenizer: GenerationTokenizer,
-  { maxPositionEmbeddings: context, vocabSize }: LanguageModel['config'],
+  config: LanguageModel['config'],
 ): number[] {
   // Looked at before encoding: a BOS token in front would make an empty text look like one.
   if (prompt === '') throw new ConfigError('prompt', '', 'at least one token');
   const tokens = typeof prompt === 'string' ? tokenizer.encode(prompt) : prompt;
   assertTokenList(tokens, 'prompt');
   if (tokens.length === 0) throw new ConfigError('prompt', '', 'at least one token');
-  if (tokens.length > context) {
-    const allowed = `at most ${context} tokens, the context of the model`;
+  if (tokens.length > config.maxPositionEmbeddings) {
+    const allowed = `at most ${describeContext(config)}, the context of the model`;
     throw new ConfigError('prompt', `${tokens.length} tokens`, allowed);
   }
-  return tokenIds(tokens, vocabSize, 'prompt');
+  return tokenIds(tokens, config.vocabSize, 'prompt');
 }

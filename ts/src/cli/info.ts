@@ -17,7 +17,7 @@ import type { ModelHeader } from '../io/model-file.js';
 import { mayHaveCalibration, nodeStore } from '../io/node-calibration.js';
 import { isKept } from '../io/node-kept-models.js';
 import { cacheTotals, type MemoryTotals } from '../memory-totals.js';
-import { derivedSizes, type ModelConfig } from '../model/config.js';
+import { derivedSizes, describeContext, type ModelConfig } from '../model/config.js';
 import { printableName } from '../printable.js';
 import { Tokenizer } from '../text/tokenizer.js';
 import { createCache, withModel } from './backend.js';
@@ -279,7 +279,7 @@ function asText(info: Info): string {
       `${config.numAttentionHeads} of ${config.headDim}, ${config.numKeyValueHeads} for keys and values ` +
         `(${config.groupedHeads === 1 ? 'MHA' : `GQA, ${config.groupedHeads} share one`}), K and V ${config.kvDim} wide`,
     ],
-    ['context', `${config.maxPositionEmbeddings} tokens, RoPE ${rope}`],
+    ['context', `${describeContext(config)}, RoPE ${rope}`],
     [
       'tokenizer',
       tokenizer

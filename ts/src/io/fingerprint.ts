@@ -21,7 +21,7 @@ const SAMPLE_BYTES = 256;
 export async function fingerprintModel(config: ModelConfig, weights: UnreadWeights): Promise<string> {
   const hash = new Fnv1a64();
   // Which biases and norms there are shows in the tensors below.
-  const { qkvBias: _, outputBias: _o, mlpBias: _m, qkNorm: _n, ...sizes } = config;
+  const { qkvBias: _, outputBias: _o, mlpBias: _m, qkNorm: _n, contextLimit: _c, ...sizes } = config;
   const divisors = config.ropeFrequencyDivisors && Array.from(config.ropeFrequencyDivisors);
   const sorted = Object.entries({ ...sizes, ropeFrequencyDivisors: divisors }).sort(([a], [b]) =>
     a < b ? -1 : 1,

@@ -14,7 +14,13 @@ import type { Family } from './families/family.js';
 import { familyOfGguf } from './families/index.js';
 import type { GgufTensorInfo } from './gguf-header.js';
 import type { GgufMetadata } from './gguf-metadata.js';
-import { type ScaledRope, yarnDivisors, yarnMagnitude } from './rope-scaling.js';
+import {
+  LONGROPE_CHANGE,
+  limitedContext,
+  type ScaledRope,
+  yarnDivisors,
+  yarnMagnitude,
+} from './rope-scaling.js';
 import type { ByteSource } from './source.js';
 
 /** A tensor of a GGUF file, and the file that it is in. */
@@ -154,8 +160,10 @@ async function ropeScaling(
     case 'linear': {
       const short = await storedDivisors(tensors, SHORT_DIVISORS, rotaryDim, metadata.path);
       if (short) {
-        const context = Math.min(original, maxPositionEmbeddings);
-        return { ...scaled(short, magnitude), maxPositionEmbeddings: context };
+        return {
+          ...scaled(short, magnitude),
+          ...limitedContext(original, maxPositionEmbeddings, LONGROPE_CHANGE),
+        };
       }
       // An old file may have a factor and no type.
       const linear = type === 'linear' || stated === undefined ? factor : 1;

@@ -85,8 +85,30 @@ export interface RopeSizes {
 
 /** Values of the config that follow from scaling. */
 export type ScaledRope = Partial<
-  Pick<ModelConfig, 'ropeFrequencyDivisors' | 'ropeMagnitude' | 'maxPositionEmbeddings'>
+  Pick<ModelConfig, 'ropeFrequencyDivisors' | 'ropeMagnitude' | 'maxPositionEmbeddings' | 'contextLimit'>
 >;
+
+/**
+ * The context of a model that computes something else beyond `context` tokens.
+ *
+ * @param stated longest sequence by the file
+ * @param change what is different beyond
+ */
+export function limitedContext(
+  context: number,
+  stated: number | undefined,
+  change: string,
+): Pick<ScaledRope, 'maxPositionEmbeddings' | 'contextLimit'> {
+  if (stated === undefined || stated <= context) return { maxPositionEmbeddings: stated ?? context };
+  const contextLimit = `of ${stated}; beyond, ${change}`;
+  return { maxPositionEmbeddings: context, contextLimit };
+}
+
+/**
+ * For {@link limitedContext}. All that was computed with the short factors is wrong then, stored layer inputs included:
+ * transformers runs the whole sequence again at this point.
+ */
+export const LONGROPE_CHANGE = 'LongRoPE has other factors, for the tokens before as well';
 
 /**
  * Reads `rope_scaling` (or `rope_parameters`, its newer name).
@@ -148,7 +170,7 @@ export function ropeScaling(scaling: JsonReader | undefined, sizes: RopeSizes): 
       return {
         ropeFrequencyDivisors: Float32Array.from(short),
         ropeMagnitude: scaling.positive('attention_factor', magnitude),
-        maxPositionEmbeddings: Math.min(context, maxPositionEmbeddings ?? context),
+        ...limitedContext(context, maxPositionEmbeddings, LONGROPE_CHANGE),
       };
     }
     default:

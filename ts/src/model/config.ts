@@ -45,6 +45,8 @@ export interface ModelConfig extends RopeConfig {
   readonly vocabSize: number;
   /** Longest sequence, in tokens. */
   readonly maxPositionEmbeddings: number;
+  /** Why that is less than the file states, for people. */
+  readonly contextLimit?: string;
   readonly rmsNormEps: number;
   readonly ropeLayout: RopeLayout;
   /**
@@ -101,6 +103,11 @@ export function derivedSizes(config: ModelConfig): DerivedSizes {
     kvDim: config.numKeyValueHeads * config.headDim,
     groupedHeads: config.numAttentionHeads / config.numKeyValueHeads,
   };
+}
+
+/** The longest sequence and, where the file states more, why. */
+export function describeContext({ maxPositionEmbeddings, contextLimit }: ModelConfig): string {
+  return `${maxPositionEmbeddings} tokens${contextLimit ? ` (${contextLimit})` : ''}`;
 }
 
 /** Whether attention has a norm before it, so that X is not the stream itself. */

@@ -7,7 +7,7 @@
 import type { ModelCache } from '../cache/contract.js';
 import { CacheStateError, ConfigError } from '../errors.js';
 import { describeValue } from '../printable.js';
-import type { ModelConfig } from './config.js';
+import { describeContext, type ModelConfig } from './config.js';
 import { ATTENTION_MODES, type ForwardOptions } from './language-model.js';
 
 /**
@@ -69,7 +69,7 @@ export function assertTokens(tokens: unknown, cache: ModelCache, config: ModelCo
  */
 export function assertRoom(count: number, cache: ModelCache, config: ModelConfig): void {
   if (cache.length + count <= config.maxPositionEmbeddings) return;
-  const reason = `the context of the model is ${config.maxPositionEmbeddings} tokens`;
+  const reason = `the context of the model is ${describeContext(config)}`;
   throw new CacheStateError(cache.options.variant, cache.length, `add ${count} tokens`, reason);
 }
 

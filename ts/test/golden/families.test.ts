@@ -99,3 +99,15 @@ describe.each(
     }
   });
 });
+
+describe.each(['', '/model.gguf'])('LongRoPE%s', (file) => {
+  it('is refused by name beyond the original context', async () => {
+    const { config, weights } = await loadModelFile(`${families}phi4-mini${file}`);
+    expect(config.maxPositionEmbeddings).toBe(512);
+    const model = new ReferenceModel(config, referenceWeights(weights));
+    const tokens = new Array<number>(513).fill(3);
+    await expect(model.forward(tokens, model.createCache('kv'))).rejects.toThrow(
+      /512 tokens \(of 4096; beyond, LongRoPE has other factors/,
+    );
+  });
+});

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { limitedContext } from '../rope-scaling.js';
 import type { Family } from './family.js';
 import { layersOf } from './family.js';
 
@@ -32,6 +33,8 @@ export const MISTRAL: Family = {
   }),
 };
 
+const GROWING_QUERIES = 'queries grow with the position, which is not supported';
+
 /**
  * Ministral 3. Beyond the context that YaRN starts from, its queries grow with the position; the context ends there.
  */
@@ -50,13 +53,13 @@ export const MINISTRAL3: Family = {
       : undefined;
     return {
       slidingWindow: json.count('sliding_window'),
-      maxPositionEmbeddings: Math.min(maxPositionEmbeddings, context ?? maxPositionEmbeddings),
+      ...limitedContext(context ?? maxPositionEmbeddings, maxPositionEmbeddings, GROWING_QUERIES),
     };
   },
   fromGguf: (metadata, { maxPositionEmbeddings }) => {
     const grows = metadata.factor('attention.temperature_scale') !== undefined;
     const context = grows ? metadata.size('rope.scaling.original_context_length') : undefined;
-    return { maxPositionEmbeddings: Math.min(maxPositionEmbeddings, context || maxPositionEmbeddings) };
+    return limitedContext(context || maxPositionEmbeddings, maxPositionEmbeddings, GROWING_QUERIES);
   },
 };
 
