@@ -18,6 +18,10 @@ const UNSAFE_IN_NAME =
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
   /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\p{Cs}/gu;
 
+/** What a terminal obeys. Marks of direction stay: text in some languages needs them. A line may end with CR LF. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+const UNSAFE_IN_TERMINAL = /\r(?!\n)|[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]/g;
+
 /** Longest value that a message quotes, in characters. */
 const MAX_QUOTED = 120;
 
@@ -37,6 +41,14 @@ export function printableName(name: string): string {
 /** The same for text of several lines: line feeds and tabs stay. */
 export function printableText(text: string): string {
   return text.replace(UNSAFE_IN_TEXT, codeOf);
+}
+
+/**
+ * Text of a model, or of anybody, for a terminal: characters that would steer it become their codes. Pieces of a stream
+ * can be given one by one, since no sequence that steers can begin.
+ */
+export function terminalText(text: string): string {
+  return text.replace(UNSAFE_IN_TERMINAL, codeOf);
 }
 
 /**

@@ -11,6 +11,7 @@ import type { Readable, Writable } from 'node:stream';
 import { LoadError } from '../errors.js';
 import { reasonOf } from '../io/node-file.js';
 import { writeFileAtomically } from '../io/node-write.js';
+import { terminalText } from '../printable.js';
 import { UsageError } from './errors.js';
 
 /** The surroundings of a command; tests bring their own. */
@@ -22,9 +23,13 @@ export interface Terminal {
   readonly signal: AbortSignal;
 }
 
-/** Writes, and waits if the reader does not keep up. */
-export async function write(stream: Writable, text: string, signal?: AbortSignal): Promise<void> {
-  if (text === '' || stream.write(text)) return;
+/** Writes, and waits if the reader does not keep up. A terminal gets nothing that would steer it. */
+export async function write(
+  stream: Writable & { isTTY?: boolean },
+  text: string,
+  signal?: AbortSignal,
+): Promise<void> {
+  if (text === '' || stream.write(stream.isTTY ? terminalText(text) : text)) return;
   if (stream.destroyed) return;
   await once(stream, 'drain', { signal });
 }

@@ -20,6 +20,9 @@ const LONGEST_PAUSE_MS = 60_000;
 
 const MAX_REDIRECTS = 5;
 
+/** Requests that one load may make, redirects and repetitions included: these, and one for each MiB that came. */
+export const MAX_REQUESTS = 5000;
+
 /** Statuses after which the same request may succeed. */
 const RETRY_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
 const REDIRECT_STATUSES = new Set([301, 302, 303, 307, 308]);
@@ -56,6 +59,24 @@ export async function request(
     }
     await sleep(pause, options.signal);
   }
+}
+
+/**
+ * A `fetch` for one load, which counts: a server that answers everything, but never with the bytes that were asked for,
+ * must not keep us asking.
+ *
+ * @param received bytes that the load has got so far
+ */
+export function boundedFetch(send: typeof fetch, received: () => number): typeof fetch {
+  let requests = 0;
+  return async (input, init) => {
+    if (requests >= MAX_REQUESTS + received() / 2 ** 20) {
+      const url = shownUrl(input instanceof Request ? input.url : String(input));
+      throw new LoadError(url, `is one request too many: this load has made ${requests}`);
+    }
+    requests++;
+    return send(input, init);
+  };
 }
 
 /** Sends one request, and more where it is redirected. */

@@ -8,6 +8,7 @@ import { ConfigError, FormatError, LoadError } from '../errors.js';
 import { inNode } from '../platform.js';
 import { openGguf } from './gguf.js';
 import { arePartsOfOne, type Siblings } from './gguf-split.js';
+import { boundedFetch } from './http-request.js';
 import { httpFolder, httpSource } from './http-source.js';
 import { hubFolder, isHubReference, isRemote, parseHubReference } from './hub.js';
 import { CONFIG_FILE, openHuggingFace } from './hugging-face.js';
@@ -181,8 +182,14 @@ async function openModel(
   opened: ByteSource[],
   keeper?: ModelKeeper,
 ): Promise<OpenModel> {
-  const { signal, fetch, headers } = options;
-  const common: SourceOptions = { signal, fetch, headers, onBytes: (count) => progress.add(count) };
+  const { signal, headers } = options;
+  let received = 0;
+  const fetch = boundedFetch(options.fetch ?? globalThis.fetch, () => received);
+  const onBytes = (count: number) => {
+    received += count;
+    progress.add(count);
+  };
+  const common: SourceOptions = { signal, fetch, headers, onBytes };
   const name = options.name ?? 'model';
   const file: OpenFile = (each, siblings) => {
     opened.push(each);

@@ -65,6 +65,7 @@ const COMMON = [
   'min_p',
   'seed',
   'stop',
+  'stop_token_ids',
   'logit_bias',
   'repetition_penalty',
   'logprobs',
@@ -134,6 +135,7 @@ function parseOptions(body: Body, topLogprobs: number | undefined): GenerateOpti
     repetitionPenalty: number(body, 'repetition_penalty', 0, 10),
     seed: count(body, 'seed'),
     stop: parseStop(body.stop),
+    stopTokenIds: parseStopTokenIds(body.stop_token_ids),
     logitBias: parseLogitBias(body.logit_bias),
     topLogprobs,
   });
@@ -198,6 +200,15 @@ function parseStop(stop: unknown): readonly string[] | undefined {
     Array.isArray(list) && list.length <= 16 && list.every((each) => typeof each === 'string' && each !== '');
   if (!isText) throw bad('stop', 'must be a text, or up to 16 texts, none of them empty');
   return list;
+}
+
+/** Not of OpenAI: tokens that end the answer, as vLLM has them. */
+function parseStopTokenIds(ids: unknown): readonly number[] | undefined {
+  if (ids === undefined) return undefined;
+  const isIds =
+    Array.isArray(ids) && ids.length <= 64 && ids.every((id) => Number.isSafeInteger(id) && id >= 0);
+  if (!isIds) throw bad('stop_token_ids', 'must be a list of up to 64 token ids');
+  return ids;
 }
 
 function parseLogitBias(bias: unknown): ReadonlyMap<number, number> | undefined {

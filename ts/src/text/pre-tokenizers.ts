@@ -31,6 +31,8 @@ const GPT4O = String.raw`[^\r\n\p{L}\p{N}]?[${UPPER}]*[${LOWER}]+${CONTRACTIONS}
 const DEEPSEEK3 = String.raw`[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_\x60{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
 const DIGIT = String.raw`\p{N}`;
 
+const SEED_CODER = String.raw`${CONTRACTIONS}|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+`;
+
 const gpt2: PreTokenizerRecipe = { patterns: [GPT2] };
 const llama3: PreTokenizerRecipe = { patterns: [LLAMA3], ignoreMerges: true, addBos: true };
 const qwen2: PreTokenizerRecipe = { patterns: [QWEN2], normalizer: 'NFC' };
@@ -49,15 +51,27 @@ export const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizerRecipe>> = {
   olmo: gpt2,
   mpt: gpt2,
   'phi-2': gpt2,
+  jais: gpt2,
+  trillion: gpt2,
+  gigachat: gpt2,
+  mellum: gpt2,
+  'a.x-4.0': gpt2,
+  'granite-docling': gpt2,
   'llama-bpe': llama3,
   llama3,
   'llama-v3': llama3,
   falcon3: llama3,
+  'falcon-h1': llama3,
   pixtral: llama3,
+  lfm2: llama3,
+  'midm-2.0': llama3,
   dbrx: { patterns: [LLAMA3] },
   'smaug-bpe': { patterns: [LLAMA3] },
+  glm4: { patterns: [LLAMA3] },
+  'chatglm-bpe': { patterns: [LLAMA3] },
   qwen2,
   'deepseek-r1-qwen': qwen2,
+  kormo: qwen2,
   stablelm2: { patterns: [QWEN2] },
   smollm: singleDigits,
   starcoder: singleDigits,
@@ -65,11 +79,16 @@ export const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizerRecipe>> = {
   'command-r': singleDigits,
   codeshell: singleDigits,
   exaone: singleDigits,
+  'minerva-7b': singleDigits,
+  mellum2: singleDigits,
   exaone4: gpt2,
   'gpt-4o': gpt4o,
   llama4: gpt4o,
+  kanana2: gpt4o,
   'deepseek-v3': deepseek3,
   'hunyuan-dense': deepseek3,
+  'joyai-llm': deepseek3,
+  'seed-coder': { patterns: [SEED_CODER] },
   megrez: qwen2,
   tekken: { patterns: [TEKKEN], ignoreMerges: true, addBos: true },
   'deepseek-coder': {

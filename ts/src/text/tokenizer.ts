@@ -12,7 +12,8 @@
  * @module xquant/tokenizer
  */
 
-import { FormatError } from '../errors.js';
+import { FormatError, UnsupportedModelError } from '../errors.js';
+import { describeValue } from '../printable.js';
 import { endsByName } from './end-tokens.js';
 import { buildGgufTokenizer, checkGgufTokenizer } from './gguf-tokenizer.js';
 import { AddedTokens } from './pipeline/added-tokens.js';
@@ -109,6 +110,7 @@ export class Tokenizer {
     for (const { id, content, normalized } of added) {
       // Hugging Face writes a normalized token as it is found in a text.
       tokens[id] = normalized ? normalize(content) : content;
+      if (tokens[id] === '' && content !== '') refuseEmptied(content, path);
       idOf.set(content, id);
     }
     this.idOf = idOf;
@@ -220,4 +222,10 @@ export class Tokenizer {
     if (!this.spellsAdded && this.addedIds.has(id)) return new TextEncoder().encode(token);
     return tokenBytes(token, this.spelling);
   }
+}
+
+/** A token that its normalizer empties would be everywhere, and cuts a text between all its characters there. */
+function refuseEmptied(content: string, path: string): never {
+  const feature = `the added token ${describeValue(content)}, of which its normalizer leaves nothing,`;
+  throw new UnsupportedModelError(path, feature, 'added tokens with "normalized": false');
 }

@@ -7,11 +7,15 @@
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { zipSync } from 'fflate';
+import { writeCalibrationFile } from '../../src/io/calibration-file.js';
 import { writeSnapshot } from '../../src/io/snapshot.js';
 import { writeFactors } from '../../src/io/svd-factors.js';
 import { type GgufWriteTensor, type GgufWriteValue, tinyModelGguf } from '../helpers/gguf-writer.js';
 import { tinyFolder } from '../helpers/hugging-face-folder.js';
+import { randomInputs } from '../helpers/random-layers.js';
 import { randomTokens, TINY_GQA_CONFIG, tinyModel } from '../helpers/tiny-model.js';
+import { sampleTransforms } from '../helpers/transforms.js';
 import { type Family, FINGERPRINT, packFolder } from './doors.js';
 
 /** An input with a name. */
@@ -55,9 +59,16 @@ const TEMPLATE =
   "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[' + m.content | trim + ']' }}{% else %}" +
   '{{ m.content.split(",")[0][::-1] }}{% endif %}{% endfor %}{% set ns = namespace(x=1) %}{{ bos_token ~ ns.x }}';
 
+const known = new Map<Family, readonly Seed[]>();
+
 /** All seeds of a family. */
-export function seedsOf(family: Family): Seed[] {
-  return [...good[family](), ...made(family), ...stored(family)];
+export function seedsOf(family: Family): readonly Seed[] {
+  let seeds = known.get(family);
+  if (!seeds) {
+    seeds = [...good[family](), ...made(family), ...stored(family)];
+    known.set(family, seeds);
+  }
+  return seeds;
 }
 
 const good: Readonly<Record<Family, () => Seed[]>> = {
@@ -79,7 +90,12 @@ const good: Readonly<Record<Family, () => Seed[]>> = {
       'xquant-cl:2@tuned?baseStore=latent&firstLayers=1',
       'kvquant:3',
     ].map((text) => ({ name: text, bytes: utf8(text) })),
-  snapshot: () => [{ name: 'good', bytes: snapshotBytes() }],
+  snapshot: () => [
+    { name: 'good, empty', bytes: snapshotBytes('xquant:4', 0) },
+    { name: 'good, xquant', bytes: snapshotBytes('xquant:4?window=16&group=16', 40) },
+    { name: 'good, kv', bytes: snapshotBytes('kv?window=16', 40) },
+    { name: 'good, xquant-cl', bytes: snapshotBytes('xquant-cl:2?window=16&group=16', 40) },
+  ],
   factors: () => [{ name: 'good', bytes: factorBytes() }],
   calibration: () => [
     {
@@ -87,7 +103,14 @@ const good: Readonly<Record<Family, () => Seed[]>> = {
       bytes: new Uint8Array(readFileSync(join(root, 'golden/calibration/books-gqa.safetensors'))),
     },
   ],
+  transforms: () => [{ name: 'good', bytes: transformBytes() }],
   npy: () => [{ name: 'good', bytes: npyBytes() }],
+  npz: () => [
+    { name: 'good', bytes: npzBytes(0) },
+    { name: 'good, compressed', bytes: npzBytes(9) },
+  ],
+  engine: () =>
+    (['F16', 'Q8_0', 'Q4_0'] as const).map((type) => ({ name: `good ${type}`, bytes: engineModel(type) })),
 };
 
 /** Hostile inputs too large to be stored. */
@@ -137,13 +160,41 @@ function smallFolder(shards: number): Map<string, Uint8Array> {
   return files;
 }
 
-function snapshotBytes(): Uint8Array {
-  const cache = tinyModel(TINY_GQA_CONFIG).createCache('xquant:4');
-  return writeSnapshot({ cache, tokens: [], pending: randomTokens(5), fingerprint: FINGERPRINT });
+/** Of an empty cache, or of one with two sealed blocks and a window. */
+function snapshotBytes(argument: string, tokens: number): Uint8Array {
+  const model = tinyModel(TINY_GQA_CONFIG);
+  const cache = model.createCache(argument);
+  const inputs = randomInputs(model.projections, tokens, 1);
+  for (const [i, layer] of cache.layers.entries()) if (tokens > 0) layer.append(inputs[i]);
+  return writeSnapshot({
+    cache,
+    tokens: randomTokens(tokens),
+    pending: randomTokens(5),
+    fingerprint: FINGERPRINT,
+    messages: [{ role: 'user', content: 'Hi' }],
+  });
 }
 
 function factorBytes(): Uint8Array {
   return writeFactors([{ layer: 0, matrix: 'key' }], tinyModel(TINY_GQA_CONFIG).factors, FINGERPRINT);
+}
+
+function transformBytes(): Uint8Array {
+  const { config, projections } = tinyModel(TINY_GQA_CONFIG);
+  return writeCalibrationFile(
+    sampleTransforms(projections, randomInputs(projections, 300, 1), config),
+    FINGERPRINT,
+  );
+}
+
+function npzBytes(level: 0 | 9): Uint8Array {
+  const description = JSON.stringify({ operation: 'quantize', options: { bits: 4, groupSize: 32 } });
+  return zipSync({ 'case.json': utf8(description), 'x.npy': npyBytes(), 'codes.npy': npyBytes() }, { level });
+}
+
+/** As {@link smallGguf}, with enough vocabulary for the tokens that are run. */
+function engineModel(type: 'F16' | 'Q8_0' | 'Q4_0'): Uint8Array {
+  return tinyModelGguf({ hiddenSize: 64, heads: 2, kvHeads: 2, layers: 4, ffn: 64, type });
 }
 
 function npyBytes(): Uint8Array {

@@ -7,14 +7,19 @@
  * @module
  */
 
+import { readFile } from 'node:fs/promises';
 import { cacheSize } from '../../src/analysis/memory.js';
 import { parseCacheSpec, resolveCacheOptions } from '../../src/cache/presets.js';
+import { readNpzCase } from '../../src/check/case/golden.js';
 import { readNpy } from '../../src/check/case/npy.js';
+import { WasmModel } from '../../src/engine/wasm-model.js';
+import { readCalibrationFile } from '../../src/io/calibration-file.js';
 import { readCalibration } from '../../src/io/kvquant-calibration.js';
 import { loadModelFile, type ModelSource, readModelHeader } from '../../src/io/load-model.js';
 import type { ModelFile } from '../../src/io/model-file.js';
 import { readSafetensors, toFloat32 } from '../../src/io/safetensors.js';
 import { restoreSnapshot } from '../../src/io/snapshot.js';
+import { memorySource } from '../../src/io/source.js';
 import { readFactors } from '../../src/io/svd-factors.js';
 import { renderChat } from '../../src/text/chat-template.js';
 import { Tokenizer } from '../../src/text/tokenizer.js';
@@ -33,7 +38,10 @@ export const FAMILIES = [
   'snapshot',
   'factors',
   'calibration',
+  'transforms',
   'npy',
+  'npz',
+  'engine',
 ] as const;
 
 /** One of {@link FAMILIES}. */
@@ -91,7 +99,11 @@ const doors: Readonly<Record<Family, (bytes: Uint8Array) => Promise<void> | void
   factors: (bytes) =>
     void readFactors(bytes, 'fuzz.safetensors', { config: gqa.config, fingerprint: FINGERPRINT }),
   calibration: (bytes) => void readCalibration(bytes, 'fuzz.safetensors', CALIBRATED),
+  transforms: (bytes) =>
+    void readCalibrationFile(bytes, 'fuzz.safetensors', { config: gqa.config, fingerprint: FINGERPRINT }),
   npy: (bytes) => void readNpy(bytes, 'fuzz.npy'),
+  npz: async (bytes) => void (await readNpzCase(memorySource(bytes, 'fuzz.npz'))),
+  engine: (bytes) => tryEngine(bytes),
 };
 
 /** Puts one input through the door of its family. */
@@ -103,6 +115,29 @@ async function tryModel(source: ModelSource): Promise<void> {
   const file: ModelFile = await loadModelFile(source);
   if (file.tokenizer.kind !== 'none') tryTokenizer(file.tokenizer);
   if (file.chatTemplate !== undefined) renderChat(file.chatTemplate, MESSAGES);
+}
+
+/** Runs weights of others in the kernels: numbers that are not finite must end in an error, not in logits. */
+async function tryEngine(bytes: Uint8Array): Promise<void> {
+  const { config, weights } = await loadModelFile(bytes);
+  const binary = await kernels();
+  await using model = await WasmModel.load(config, weights, { threads: 1, kernel: 'simd', binary });
+  for (const cache of ['kv', 'xquant-cl:2?window=16&group=16&sinks=1']) {
+    const logits = await model.forward(ENGINE_TOKENS, model.createCache(cache), { logits: 'all' });
+    const bad = logits.data.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) throw new Error(`logit ${bad} is ${logits.data[bad]}`);
+  }
+}
+
+/** Two blocks of a cache and some. */
+const ENGINE_TOKENS = Array.from({ length: 40 }, (_, i) => i);
+
+let compiled: Promise<WebAssembly.Module> | undefined;
+
+/** The kernels that `npm run build` made, compiled once. */
+function kernels(): Promise<WebAssembly.Module> {
+  compiled ??= readFile('dist/wasm/simd.wasm').then((binary) => WebAssembly.compile(binary));
+  return compiled;
 }
 
 function tryTokenizer(source: TokenizerSource): void {

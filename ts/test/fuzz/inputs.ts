@@ -5,6 +5,7 @@
  */
 
 import fc from 'fast-check';
+import { readSections, SectionWriter } from '../../src/io/snapshot-sections.js';
 import { type Seed, seedsOf } from './corpus.js';
 import { type Family, packFolder, unpackFolder } from './doors.js';
 
@@ -138,13 +139,39 @@ function changesOf(family: Family): fc.Arbitrary<Change> {
     case 'safetensors':
     case 'factors':
     case 'calibration':
+    case 'transforms':
       return fc.oneof(byteChange(), { weight: 3, arbitrary: headerChange() });
     case 'template':
     case 'cache':
       return fc.oneof({ weight: 3, arbitrary: pieceChange(PIECES[family]!) }, byteChange());
+    case 'snapshot':
+      return fc.oneof(byteChange(), { weight: 3, arbitrary: sectionChange() });
     default:
       return byteChange();
   }
+}
+
+/** Changes a section of a snapshot, and writes the file with the right CRCs and lengths. */
+function sectionChange(): fc.Arbitrary<Change> {
+  return fc.tuple(fc.nat(4), jsonChange(), byteChange()).map(
+    ([which, json, raw]): Change =>
+      (bytes) => {
+        let sections: ReturnType<typeof readSections>;
+        try {
+          sections = readSections(bytes, 'seed');
+        } catch {
+          return bytes; // damaged by a change before
+        }
+        const writer = new SectionWriter();
+        for (const [i, { body }] of sections.entries()) {
+          const [tag, index] = i < 2 ? [['META', 'TOKS'][i], 0] : ['LAYR', i - 2];
+          // what a snapshot says of itself is changed most often
+          const changed = i === Math.max(0, which - 2) % sections.length;
+          writer.add(tag, index, [!changed ? body : i === 0 ? json(body) : raw(body)]);
+        }
+        return writer.finish();
+      },
+  );
 }
 
 /** Places near the start are likelier: headers are there. */

@@ -1,11 +1,13 @@
 /**
  * Tries broken inputs on every reader of the package, with limits of time and memory.
  *
- *     npm run fuzz -- [--inputs 100000] [--seconds s] [--family name] [--seed n] [--write]
+ *     npm run fuzz -- [--inputs 100000] [--seconds s] [--family name] [--seed n] [--processes n] [--resume] [--write]
  *     npm run fuzz -- --files FOLDER
  *
  *     --inputs    how many in all, spread evenly over the families
  *     --seconds   ends after this time, whatever is left
+ *     --processes how many at once; default: all cores
+ *     --resume    goes on with the run that was ended before (build/fuzz/run.json), whatever ended it
  *     --family    only this one
  *     --seed      of the first batch; printed, so that a run can be repeated
  *     --write     writes the table of docs/reliability.md
@@ -17,17 +19,19 @@
  */
 
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { join, parse } from 'node:path';
 import { parseArgs } from 'node:util';
 import { FAMILIES, type Family } from './doors.js';
-import type { FoundFault } from './protocol.js';
-import { formatTable, type Row, writeReliability } from './report.js';
+import type { FoundFault, Outcome } from './protocol.js';
+import { faultsOf, formatTable, type Row, total, writeReliability } from './report.js';
 import { HANG_SECONDS, MEMORY_BYTES, Runner } from './watch.js';
 
 /** Inputs of one job: few enough that a job takes seconds. */
 const BATCH = 500;
 
 const FAULTS = 'build/fuzz/faults';
+const RUN = 'build/fuzz/run.json';
 
 const { values } = parseArgs({
   options: {
@@ -37,11 +41,14 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     write: { type: 'boolean', default: false },
     files: { type: 'string' },
+    processes: { type: 'string' },
+    resume: { type: 'boolean', default: false },
   },
 });
-const runner = new Runner();
+const processes = values.processes === undefined ? availableParallelism() : Number(values.processes);
+const runners = Array.from({ length: values.files ? 1 : processes }, () => new Runner());
 const failed = values.files ? await tryFiles(values.files) : await tryInputs();
-runner.stop();
+for (const runner of runners) runner.stop();
 process.exitCode = failed ? 1 : 0;
 
 /** Tries each file of a folder by itself. */
@@ -50,7 +57,7 @@ async function tryFiles(folder: string): Promise<boolean> {
   const names = readdirSync(folder).sort();
   for (const name of names) {
     const bytes = readFileSync(join(folder, name)).toString('base64');
-    const { answers, faults, slowest } = await runner.run({
+    const { answers, faults, slowest } = await runners[0].run({
       family: familyOf(name),
       seed: 0,
       inputs: 1,
@@ -78,46 +85,91 @@ function familyOf(name: string): Family {
   return name.startsWith('folder') ? 'folder' : 'tokenizer';
 }
 
-/** Tries random inputs of all families, batch by batch. */
+/** How far a run has come: enough to go on with it. */
+interface Run {
+  readonly seed: number;
+  readonly inputs: number;
+  readonly families: readonly Family[];
+  /** The first task that nobody has taken; task t is batch floor(t / families) of family t mod families. */
+  next: number;
+  /** Tasks that were taken and are not done. */
+  readonly open: number[];
+  readonly rows: Readonly<Record<string, Row>>;
+  seconds: number;
+}
+
+/** Tries random inputs of all families, batch by batch, in several processes. */
 async function tryInputs(): Promise<boolean> {
-  const families = values.family ? [asFamily(values.family)] : FAMILIES;
-  const total = Number(values.inputs);
-  const first = values.seed === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(values.seed);
+  const run = values.resume ? (JSON.parse(readFileSync(RUN, 'utf8')) as Run) : newRun();
   const end =
     values.seconds === undefined ? Number.POSITIVE_INFINITY : Date.now() + 1000 * Number(values.seconds);
-  console.log(`seed ${first}, up to ${total} inputs`);
-  const rows = new Map<Family, Row>(families.map((family) => [family, { family, answers: {}, slowest: 0 }]));
+  const before = run.seconds;
   const started = Date.now();
-  let done = 0;
-  let faults = 0;
-  for (let batch = 0; done < total && Date.now() < end; batch++) {
-    const seed = (first + batch) | 0;
-    for (const family of families) {
-      const inputs = Math.min(BATCH, total - done);
-      if (inputs <= 0 || Date.now() >= end) break;
-      const outcome = await runner.run({ family, seed, inputs });
-      done += inputs;
-      faults += outcome.faults.length;
-      add(rows.get(family)!, outcome);
-      for (const fault of outcome.faults) keep(family, seed, fault);
-    }
-  }
-  const seconds = Math.round((Date.now() - started) / 1000);
-  console.log(`${done} inputs in ${seconds} s, ${faults} faults\n\n${formatTable([...rows.values()])}`);
-  const summary = { inputs: done, seed: first, hangSeconds: HANG_SECONDS, memoryBytes: MEMORY_BYTES };
-  if (values.write) writeReliability([...rows.values()], summary);
+  console.log(`seed ${run.seed}, up to ${run.inputs} inputs, ${runners.length} processes`);
+  const waiting = run.open.splice(0);
+  const take = () => waiting.shift() ?? run.next++;
+  await Promise.all(
+    runners.map(async (runner) => {
+      for (let task = take(); inputsOf(run, task) > 0 && Date.now() < end; task = take()) {
+        run.open.push(task);
+        const family = run.families[task % run.families.length];
+        const seed = (run.seed + Math.floor(task / run.families.length)) | 0;
+        const outcome = await runner.run({ family, seed, inputs: inputsOf(run, task) });
+        add(run.rows[family], outcome, runner.started);
+        for (const fault of outcome.faults) keep(family, seed, fault);
+        run.open.splice(run.open.indexOf(task), 1);
+        run.seconds = before + Math.round((Date.now() - started) / 1000);
+        writeFileSync(RUN, JSON.stringify(run));
+      }
+    }),
+  );
+  const rows = Object.values(run.rows);
+  const [done, faults] = [
+    rows.reduce((sum, row) => sum + total(row), 0),
+    rows.reduce((sum, row) => sum + faultsOf(row), 0),
+  ];
+  console.log(`${done} inputs in ${run.seconds} s, ${faults} faults\n\n${formatTable(rows)}`);
+  const summary = { inputs: done, seed: run.seed, hangSeconds: HANG_SECONDS, memoryBytes: MEMORY_BYTES };
+  if (values.write) writeReliability(rows, summary);
   return faults > 0;
 }
 
-function add(row: Row, outcome: Awaited<ReturnType<Runner['run']>>): void {
+function newRun(): Run {
+  const families = values.family ? [asFamily(values.family)] : FAMILIES;
+  const seed = values.seed === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(values.seed);
+  const rows = families.map((family): [string, Row] => [
+    family,
+    { family, answers: {}, slowest: 0, growth: 0 },
+  ]);
+  return {
+    seed,
+    inputs: Number(values.inputs),
+    families,
+    next: 0,
+    open: [],
+    rows: Object.fromEntries(rows),
+    seconds: 0,
+  };
+}
+
+/** Inputs of a task: a batch, or what is left. */
+function inputsOf({ inputs }: Run, task: number): number {
+  return Math.min(BATCH, inputs - task * BATCH);
+}
+
+/** Bytes of objects and buffers after the first job of a family in a process. */
+const firstHeaps = new Map<string, number>();
+
+function add(row: Row, outcome: Outcome, process: number): void {
   for (const [answer, count] of Object.entries(outcome.answers)) {
     row.answers[answer] = (row.answers[answer] ?? 0) + count;
   }
   row.slowest = Math.max(row.slowest, outcome.slowest.seconds);
-  if (outcome.heapBytes > 0) {
-    row.firstHeap ??= outcome.heapBytes;
-    row.lastHeap = outcome.heapBytes;
-  }
+  if (outcome.heapBytes === 0) return; // the process was ended
+  const key = `${row.family} ${process}`;
+  const first = firstHeaps.get(key);
+  if (first === undefined) firstHeaps.set(key, outcome.heapBytes);
+  else row.growth = Math.max(row.growth, outcome.heapBytes - first);
 }
 
 function keep(family: Family, seed: number, { seed: from, bytes, message }: FoundFault): void {

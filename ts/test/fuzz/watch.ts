@@ -19,6 +19,12 @@ const CHILD = fileURLToPath(new URL('child.js', import.meta.url));
 /** A process for jobs, one after another; a new one after each that had to be ended. */
 export class Runner {
   #child: ChildProcess | undefined;
+  #started = 0;
+
+  /** Which process it is: no other one, of any runner, has the same number. */
+  get started(): number {
+    return this.#started;
+  }
 
   /** What came of a job; a hang or the end of the process is a fault. */
   async run(job: Job): Promise<Outcome> {
@@ -44,7 +50,9 @@ export class Runner {
   /** The outcome, or what ended the process. */
   async #try(job: Job): Promise<Outcome | string> {
     this.#trying = undefined;
-    const child = (this.#child ??= await start());
+    const child = this.#child ?? (await start());
+    if (this.#child === undefined) this.#started = ++starts;
+    this.#child = child;
     return new Promise((resolve) => {
       let timer: NodeJS.Timeout;
       const settle = (result: Outcome | string) => {
@@ -75,6 +83,9 @@ export class Runner {
     });
   }
 }
+
+/** Processes that were started by all runners. */
+let starts = 0;
 
 function start(): Promise<ChildProcess> {
   const execArgv = ['--expose-gc', `--max-old-space-size=${Math.floor(MEMORY_BYTES / 2 ** 20)}`];

@@ -1,9 +1,11 @@
+import { Writable } from 'node:stream';
 import { fc, test } from '@fast-check/vitest';
 import { describe, expect, it } from 'vitest';
+import { write } from '../../src/cli/terminal.js';
 import { ConfigError, FormatError, UnsupportedModelError } from '../../src/errors.js';
 import { parseJsonObject } from '../../src/io/json.js';
 import { readModelHeader } from '../../src/io/load-model.js';
-import { describeValue, printableName, printableText } from '../../src/printable.js';
+import { describeValue, printableName, printableText, terminalText } from '../../src/printable.js';
 import { tinyModelGguf } from '../helpers/gguf-writer.js';
 
 /** What steers a terminal or turns text around; line feed and tab do not. */
@@ -19,6 +21,25 @@ describe('names and text of others', () => {
 
   test.prop([fc.string({ unit: 'grapheme-ascii' })])('plain text stays as it is', (text) => {
     expect(printableName(text)).toBe(text);
+  });
+
+  test.prop([fc.array(anyText)])('no piece of a stream steers a terminal', (pieces) => {
+    const shown = pieces.map(terminalText).join('');
+    expect(shown.replaceAll('\r\n', '')).not.toMatch(/[^\P{Cc}\n\t]/u);
+  });
+
+  it('what languages and line ends need reaches a terminal', async () => {
+    const text = 'שלום\u200f!\r\n\tx\n';
+    expect(terminalText(text)).toBe(text);
+    const written: string[] = [];
+    const stream = (isTTY: boolean) =>
+      Object.assign(
+        new Writable({ decodeStrings: false, write: (chunk, _, done) => done(void written.push(chunk)) }),
+        { isTTY },
+      );
+    await write(stream(true), 'a\u001b]0;b\u0007\rc');
+    await write(stream(false), 'a\u001b[2J');
+    expect(written).toEqual(['a\\u{1b}]0;b\\u{7}\\u{d}c', 'a\u001b[2J']);
   });
 
   it('characters become their codes, and letters of all languages stay', () => {

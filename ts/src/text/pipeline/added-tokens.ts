@@ -42,8 +42,10 @@ export class AddedTokens {
   readonly #normalized: TrieNode;
   readonly #normalize: Normalizer;
 
-  constructor(tokens: readonly AddedToken[], normalize: Normalizer) {
+  constructor(given: readonly AddedToken[], normalize: Normalizer) {
     this.#normalize = normalize;
+    // Of several with one spelling, once normalized, a special one is meant.
+    const tokens = given.toSorted((a, b) => Number(b.special) - Number(a.special));
     this.#plain = trieOf(tokens.filter((token) => !token.normalized).map((token) => [token.content, token]));
     const others = tokens.filter((token) => token.normalized);
     this.#normalized = trieOf(others.map((token) => [normalize(token.content), token]));
@@ -97,9 +99,13 @@ function find(text: string, isFirst: boolean, root: TrieNode): Section[] {
       const start = end - match.length;
       if (token.single_word && touchesWord(text, start, end)) continue;
       let from = start;
-      if (token.lstrip) while (from > done && SPACE.test(text[from - 1])) from--;
+      if (token.lstrip) {
+        from = Math.max(from, done);
+        while (from > done && SPACE.test(text[from - 1])) from--;
+      }
       let to = end;
       if (token.rstrip) while (to < text.length && SPACE.test(text[to])) to++;
+      if (from >= to) continue; // a token of white space, all of which the one before it took
       pushText(from);
       sections.push({ id: token.id });
       done = to;

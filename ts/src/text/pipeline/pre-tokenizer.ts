@@ -9,6 +9,10 @@ import { Fields } from './fields.js';
 import { BEHAVIORS, type Behavior, cut, type Matcher, patternOf, regularExpression } from './matching.js';
 import { MAX_DEPTH } from './normalizer.js';
 
+/** `\w+|[^\w\s]+` with the `\w` of Rust's regular expressions, which this step has in Hugging Face tokenizers. */
+const RUST_WORD = String.raw`\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\x{200C}\x{200D}`;
+const WORDS = String.raw`[${RUST_WORD}]+|[^\s${RUST_WORD}]+`;
+
 /** A piece of a text. */
 export interface Piece {
   readonly text: string;
@@ -60,7 +64,7 @@ function build(part: Fields, depth: number): PreTokenizer {
     case 'Punctuation':
       return cutting(expression(PUNCTUATION), part.oneOf('behavior', BEHAVIORS, 'Isolated'));
     case 'Whitespace':
-      return cutting(expression(String.raw`\w+|[^\w\s]+`), 'Removed', true);
+      return cutting(expression(WORDS), 'Removed', true);
     case 'WhitespaceSplit':
       return cutting(expression(String.raw`\s`), 'Removed');
     case 'BertPreTokenizer': {

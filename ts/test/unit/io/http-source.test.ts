@@ -4,7 +4,7 @@
 
 import { describe, expect, it, vi } from 'vitest';
 import { FormatError, LoadError } from '../../../src/errors.js';
-import { redacted, request, shownUrl } from '../../../src/io/http-request.js';
+import { boundedFetch, MAX_REQUESTS, redacted, request, shownUrl } from '../../../src/io/http-request.js';
 import { httpFolder, httpSource } from '../../../src/io/http-source.js';
 import { loadModelFile } from '../../../src/io/load-model.js';
 import { tinyFolder } from '../../helpers/hugging-face-folder.js';
@@ -309,5 +309,26 @@ describe('listings of the hub', () => {
     const says = (text: string) => new Response(JSON.stringify({ error: text }), { status: 500 });
     await expect(load(async () => says('bad token hf_secret'))).rejects.not.toThrow(/hf_secret/);
     await expect(load(async () => says('bad token hf_secret'))).rejects.toThrow(/bad token \*\*\*/);
+  });
+});
+
+describe('the requests of one load', () => {
+  it('are bounded, by what has come', async () => {
+    let [asked, received] = [0, 0];
+    const send = boundedFetch(
+      async () => {
+        asked++;
+        return new Response('');
+      },
+      () => received,
+    );
+    const askAll = async () => {
+      for (;;) await send('https://models.example/?key=secret');
+    };
+    await expect(askAll()).rejects.toThrow(LoadError);
+    expect(asked).toBe(MAX_REQUESTS);
+    received = 3 * 2 ** 20;
+    await expect(askAll()).rejects.toThrow(/^https:\/\/models\.example\/\?\.\.\.: .*one request too many/);
+    expect(asked).toBe(MAX_REQUESTS + 3);
   });
 });

@@ -139,6 +139,14 @@ describe('the openai client', () => {
     await expect(refused).rejects.toMatchObject({ status: 400, param: 'n' });
   });
 
+  it('stops at a token', async () => {
+    const ask = { model: 'tiny', prompt: 'in the', max_tokens: 6, temperature: 0, logit_bias: { 66: 100 } };
+    const goesOn = await client.completions.create(ask);
+    expect(goesOn).toMatchObject({ choices: [{ finish_reason: 'length' }], usage: { completion_tokens: 6 } });
+    const stops = await client.completions.create({ ...ask, stop_token_ids: [66] } as typeof ask);
+    expect(stops.choices[0]).toMatchObject({ finish_reason: 'stop', text: '' });
+  });
+
   it('is told how much of a conversation was kept', async () => {
     const first = [user(`unique ${'in the inn '.repeat(4)}`)];
     const { choices, usage } = await client.chat.completions.create({ ...ASK, messages: first });
@@ -163,6 +171,8 @@ describe('the openai client', () => {
     ['a parameter that there is not', { temprature: 1 }, 400, /"temprature": is not a parameter/],
     ['a switch that is a number', { cache_prompt: 1 }, 400, /"cache_prompt" must be true or false/],
     ['a temperature out of range', { temperature: 3 }, 400, /"temperature" must be a number from 0 to 2/],
+    ['ids to stop at that are no list', { stop_token_ids: 5 }, 400, /"stop_token_ids" must be a list/],
+    ['an id to stop at that there is not', { stop_token_ids: [99999] }, 400, /stopTokenIds token/],
     ['a bias of a token that there is not', { logit_bias: { 99999: 1 } }, 400, /logitBias/],
     ['a prompt that is too long', { messages: [user('x'.repeat(400))] }, 400, /at most 256 tokens/],
   ])('is told what is wrong: %s', async (_, change, status, message) => {

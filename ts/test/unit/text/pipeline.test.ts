@@ -40,6 +40,47 @@ describe('every part of a tokenizer.json', () => {
   );
 });
 
+describe('beside Hugging Face tokenizers 0.23.3', () => {
+  const bytes = { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: false };
+  const token = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: false };
+  const added = (id: number, content: string, flags: object) => ({ id, content, ...token, ...flags });
+
+  it.each([
+    ['x\u200dl', [220, 87, 158, 222, 235, 75]],
+    ['\u2581\u00b2!', [220, 158, 244, 223, 126, 110, 0]],
+    ['a\u0301_\u0663 \u00b2', [266, 136, 223, 62, 149, 96, 220, 126, 110]],
+  ])('words are those of Rust: %j', (text, ids) => {
+    const pre_tokenizer = { type: 'Sequence', pretokenizers: [{ type: 'Whitespace' }, bytes] };
+    expect(tokenizer({ ...BASE, pre_tokenizer }).encode(text)).toEqual(ids);
+  });
+
+  it.each([
+    ['\n\n', [270]],
+    ['a\n\n \nb', [64, 270, 65]],
+    ['\n a', [270, 64]],
+  ])('a token of white space takes its neighbours with it: %j', (text, ids) => {
+    const added_tokens = [added(270, '\n', { lstrip: true, rstrip: true })];
+    const pre_tokenizer = { ...bytes, add_prefix_space: false };
+    expect(tokenizer({ ...BASE, added_tokens, pre_tokenizer }).encode(text)).toEqual(ids);
+  });
+
+  it('of two tokens with one spelling the special one is found', () => {
+    const { he } = fixture.models.byteLevel.vocab as Record<string, number>;
+    const added_tokens = [
+      added(he, 'he', { normalized: true, special: true }),
+      added(270, 'HE', { normalized: true }),
+    ];
+    const json = { ...BASE, added_tokens: added_tokens.toReversed(), normalizer: { type: 'Lowercase' } };
+    expect(tokenizer(json).encode('HEhe', { parseSpecial: true })).toEqual([he, he]);
+  });
+
+  it('a token of which the normalizer leaves nothing is refused by name', () => {
+    const normalizer = { type: 'Strip', strip_left: true, strip_right: true };
+    const json = { ...BASE, normalizer, added_tokens: [added(270, '\n', { normalized: true })] };
+    expect(() => tokenizer(json)).toThrow(/added token "\\u\{a\}", of which its normalizer leaves nothing/);
+  });
+});
+
 describe('regular expressions', () => {
   it.each(Object.entries(fixture.patterns))('%s cuts as Oniguruma does', (pattern, cases) => {
     const match = regularExpression(pattern, 'tokenizer.json', 'pattern');
