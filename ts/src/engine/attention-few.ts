@@ -24,7 +24,14 @@ import {
 } from './calls.js';
 import { type OpenRows, recordAttendOpen } from './exact-window.js';
 import type { Pointer } from './kernels.js';
-import { type LayerStep, type PassContext, positionsFrom, queriesOf, softmaxOf } from './pass-context.js';
+import {
+  handsOn,
+  type LayerStep,
+  type PassContext,
+  positionsFrom,
+  queriesOf,
+  softmaxOf,
+} from './pass-context.js';
 
 /** Parts into which the blocks of a sequence are divided. */
 const PARTS = 16;
@@ -97,7 +104,8 @@ function recordPart(context: PassContext, step: LayerStep, part: Part): void {
     team.seam(); // what a block leaves is in the running softmaxes
     const blockPointer = part.layer.store.block(b);
     const firstKey = b * tokens;
-    if (isBehindWindow(attention, part, { firstKey, tokens })) continue;
+    const isBehind = isBehindWindow(attention, part, { firstKey, tokens });
+    if (isBehind && !handsOn(context, step, part, { firstKey, tokens })) continue;
     const positions = positionsFrom(context, step, firstKey);
     if (float16) {
       const keys = blockPointer + float16.keys;
@@ -109,6 +117,7 @@ function recordPart(context: PassContext, step: LayerStep, part: Part): void {
     const block = part.cache.memory.context(index, b, blockPointer, false);
     const { keysT } = scratch;
     const { values, stride } = plan.recordRead(team, block, positions, keysT, 0);
+    if (isBehind) continue;
     const headStride = plan.storesFinished ? config.headDim : 0;
     const read = { keysT, tokens, firstKey, values, stride, headStride };
     recordAttendBlock(team, config, attention, queries, read, scratch.attend);

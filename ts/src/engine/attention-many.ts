@@ -10,7 +10,7 @@ import type { BlockRun } from './block-runs.js';
 import { isBehindWindow, recordAttendBlock } from './calls.js';
 import { type OpenRows, recordAttendOpen } from './exact-window.js';
 import type { Pointer } from './kernels.js';
-import { type LayerStep, type PassContext, positionsFrom, queriesOf } from './pass-context.js';
+import { handsOn, type LayerStep, type PassContext, positionsFrom, queriesOf } from './pass-context.js';
 
 /** Blocks rematerialized before rows attend to them. */
 const BATCH = 8;
@@ -87,7 +87,7 @@ function recordBatch(context: PassContext, step: LayerStep, run: BlockRun, slots
   const tokens = plan.options.residualWindow;
   const behind = (b: number) => isBehindWindow(attention, run, { firstKey: b * tokens, tokens });
   for (let b = run.from; b < run.to; b++) {
-    if (behind(b)) continue;
+    if (behind(b) && !handsOn(context, step, run, { firstKey: b * tokens, tokens })) continue;
     const { keysT, values } = slots[b - run.from];
     const block = run.cache.memory.context(index, b, run.layer.store.block(b), false);
     team.task();

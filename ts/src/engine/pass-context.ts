@@ -10,6 +10,7 @@ import type { Matrix } from '../numerics/matrix.js';
 import type { CachePlan } from './cache-host.js';
 import {
   type AttentionShape,
+  isBehindWindow,
   type Queries,
   type RopeTables,
   ropeFrom,
@@ -114,6 +115,25 @@ export function sightOf({ options }: PassContext, { count }: SequenceRows): Sigh
 /** Whether rows attend to what the pass itself has stored of others. */
 export function readsOwnStored({ options, rows, sequences }: PassContext): boolean {
   return options.mode === 'teacherForced' || (options.mode === 'stepwise' && rows > sequences.length);
+}
+
+/**
+ * Whether a layer that stores differences must read a block that none of some rows sees: a layer above sees it, and takes the sum
+ * from here.
+ *
+ * @param first position of the first row
+ */
+export function handsOn(
+  { model, plan }: PassContext,
+  step: LayerStep,
+  first: { position: number },
+  block: { firstKey: number; tokens: number },
+): boolean {
+  if (!step.plan.accumulates || plan.options.accumulator === 'recompute') return false;
+  const above = model.config.layers?.slice(step.index + 1) ?? [];
+  return above.some(
+    ({ slidingWindow = 0 }) => !isBehindWindow({ ...step.attention, window: slidingWindow }, first, block),
+  );
 }
 
 /** RoPE tables of a layer from a position on. */

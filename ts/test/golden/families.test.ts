@@ -100,6 +100,29 @@ describe.each(
   });
 });
 
+describe('layers with windows between layers without', () => {
+  it.each(['f32', 'int8', 'recompute'])(
+    'hand the differences on that they do not see themselves: %s',
+    async (accumulator) => {
+      const { config, weights } = await loadModelFile(`${families}gemma3`);
+      const layers = config.layers?.map((layer, i) => (i === 3 ? {} : layer)); // layer 5 sees everything, too
+      const mixed = { ...config, layers };
+      const reference = new ReferenceModel(mixed, referenceWeights(weights));
+      await using engine = await WasmModel.load(mixed, weights, { threads: 1 });
+      const { tokens } = readExpected('gemma3');
+      const spec = `xquant-cl:4?window=16&group=16&accumulator=${accumulator}`;
+      const [ours, theirs] = [engine.createCache(spec), reference.createCache(spec)];
+      // many rows, then few, so that both ways of attention meet blocks behind windows
+      for (const [from, to] of [[0, 95] as const, [95, 160] as const, [160, 161] as const]) {
+        const got = await engine.forward(tokens.slice(from, to), ours);
+        const wanted = await reference.forward(tokens.slice(from, to), theirs);
+        const difference = Math.max(...got.data.map((value, i) => Math.abs(value - wanted.data[i])));
+        expect(difference).toBeLessThan(ENGINE_KEYS_BOUND);
+      }
+    },
+  );
+});
+
 describe.each(['', '/model.gguf'])('LongRoPE%s', (file) => {
   it('is refused by name beyond the original context', async () => {
     const { config, weights } = await loadModelFile(`${families}phi4-mini${file}`);
