@@ -215,7 +215,8 @@ export class Tokenizer {
   }
 
   private bytesOf(id: number, skipSpecial: boolean): Uint8Array | undefined {
-    if (!Number.isInteger(id) || id < 0) throw new RangeError(`"id" must be a token id, got ${id}`);
+    if (!Number.isInteger(id) || id < 0)
+      throw new RangeError(`"id" must be a token id, got ${describeValue(id)}`);
     const token = this.tokens[id];
     // Rows of the embedding that pad it to a round size have no token and no text.
     if (token === undefined || (skipSpecial && this.specialIds.has(id))) return undefined;

@@ -17,6 +17,7 @@ const BEAT_MS = 50;
 process.on('message', (job: Job) => {
   void run(job).then(send);
 });
+process.on('disconnect', () => process.exit());
 send({ kind: 'ready' });
 
 function send(message: FromChild): void {

@@ -33,6 +33,9 @@ const BATCH = 500;
 const FAULTS = 'build/fuzz/faults';
 const RUN = 'build/fuzz/run.json';
 
+/** Bytes of objects and buffers after the first job of a family in a process. */
+const firstHeaps = new Map<string, number>();
+
 const { values } = parseArgs({
   options: {
     inputs: { type: 'string', default: '100000' },
@@ -156,9 +159,6 @@ function newRun(): Run {
 function inputsOf({ inputs }: Run, task: number): number {
   return Math.min(BATCH, inputs - task * BATCH);
 }
-
-/** Bytes of objects and buffers after the first job of a family in a process. */
-const firstHeaps = new Map<string, number>();
 
 function add(row: Row, outcome: Outcome, process: number): void {
   for (const [answer, count] of Object.entries(outcome.answers)) {
