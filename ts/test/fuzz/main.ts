@@ -113,8 +113,9 @@ async function tryInputs(): Promise<boolean> {
   const take = () => waiting.shift() ?? run.next++;
   await Promise.all(
     runners.map(async (runner) => {
-      for (let task = take(); inputsOf(run, task) > 0 && Date.now() < end; task = take()) {
+      for (let task = take(); inputsOf(run, task) > 0; task = take()) {
         run.open.push(task);
+        if (Date.now() >= end) break;
         const family = run.families[task % run.families.length];
         const seed = (run.seed + Math.floor(task / run.families.length)) | 0;
         const outcome = await runner.run({ family, seed, inputs: inputsOf(run, task) });
@@ -126,6 +127,7 @@ async function tryInputs(): Promise<boolean> {
       }
     }),
   );
+  writeFileSync(RUN, JSON.stringify(run));
   const rows = Object.values(run.rows);
   const [done, faults] = [
     rows.reduce((sum, row) => sum + total(row), 0),
