@@ -6,7 +6,7 @@ import { figure, text } from './draw.mjs';
 
 const TOKENS = 8192;
 const CACHES = ['kv', 'xquant:4@tuned', 'xquant-cl:2.25@calibrated', 'xquant-cl:2@tuned', 'kivi:2'];
-const [LEFT, WIDTH, ROW, TOP] = [184, 160, 34, 46];
+const [WIDTH, ROW, TOP] = [380, 44, 46];
 
 /** Memory and loss of caches of SmolLM2-135M. */
 export function caches() {
@@ -18,33 +18,37 @@ export function caches() {
   const mb = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`;
   const bars = rows.map(({ name, loss, ...memory }, i) => {
     const y = TOP + i * ROW;
-    let x = LEFT;
+    let x = 0;
     const parts = ['cache', 'accumulator', 'plan'].map((kind) => {
       const width = scale(memory[kind]);
-      const bar = `<rect class="${kind}" x="${x.toFixed(1)}" y="${y}" width="${width}" height="18"/>`;
+      const bar = `<rect class="${kind}" x="${x.toFixed(1)}" y="${y + 20}" width="${width}" height="14"/>`;
       x += width;
       return bar;
     });
     const cost = loss === undefined ? 'exact' : `+${loss} % perplexity`;
     return [
-      text(LEFT - 8, y + 14, name.replace('@tuned', ''), { at: 'end' }),
+      text(0, y + 14, name.replace('@tuned', ''), { at: 'start' }),
+      text(WIDTH, y + 14, `${mb(memory.total)}, ${cost}`, { at: 'end' }),
       parts,
-      text((x + 8).toFixed(1), y + 14, `${mb(memory.total)}, ${cost}`, { at: 'start' }),
     ];
   });
-  const height = TOP + CACHES.length * ROW + 30;
+  const height = TOP + CACHES.length * ROW + 26;
   const legend = [
-    ['cache', 'cache'],
-    ['accumulator', 'accumulator'],
-    ['plan', 'plan, once for all conversations'],
-  ].map(([kind, label], i) => {
-    const x = [0, 74, 184][i];
-    return [
-      `<rect class="${kind}" x="${x}" y="${height - 20}" width="12" height="12"/>`,
-      text(x + 18, height - 10, label, { at: 'start' }),
-    ];
-  });
+    ['cache', 'cache', 0],
+    ['accumulator', 'accumulator', 74],
+    ['plan', 'plan, once for all conversations', 184],
+  ].map(([kind, label, x]) => [
+    `<rect class="${kind}" x="${x}" y="${height - 18}" width="12" height="12"/>`,
+    text(x + 17, height - 8, label, { at: 'start', style: 'small' }),
+  ]);
   const title = `Caches of SmolLM2-135M at ${TOKENS} tokens: ${rows.map(({ name, total }) => `${name} ${mb(total)}`).join(', ')}`;
-  const heading = `SmolLM2-135M (grouped-query), one conversation of ${TOKENS} tokens`;
-  return figure(540, height, title, text(0, 20, heading, { at: 'start', style: 'bold' }), bars, legend);
+  return figure(
+    WIDTH,
+    height,
+    title,
+    text(0, 16, `SmolLM2-135M, a conversation of ${TOKENS} tokens`, { at: 'start', style: 'bold' }),
+    text(0, 34, 'memory in all, and what it costs', { at: 'start', style: 'small muted' }),
+    bars,
+    legend,
+  );
 }

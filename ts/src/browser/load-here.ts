@@ -11,6 +11,7 @@ import { type LoadOptions, type ModelSource, useModelFile } from '../io/load-mod
 import type { ModelFile, UnreadModelFile } from '../io/model-file.js';
 import type { LanguageModel } from '../model/language-model.js';
 import type { ModelStorage } from './storage.js';
+import { keepFactors } from './stored-factors.js';
 import { StoredFetch } from './stored-fetch.js';
 
 /** Options of {@link loadHere}. */
@@ -40,6 +41,12 @@ export async function loadHere(source: ModelSource, options: LoadHereOptions = {
   const binary = rest.backend === 'reference' ? undefined : rest.binary;
   return useThrough(storage, source, rest, async ({ weights, ...file }) => {
     const model = await startModel({ ...file, weights }, { ...rest, binary });
+    try {
+      if (storage) await keepFactors(storage, model.factors, file);
+    } catch (error) {
+      await model.dispose();
+      throw error;
+    }
     return model instanceof WasmModel
       ? { model, file, backend: model.backend, threads: model.threads, build: model.build }
       : { model, file, backend: model.backend, threads: 1 };

@@ -79,9 +79,10 @@ export interface FactorKeeper {
    * The calibration for calibrated caches.
    *
    * @param path as in `CacheOptions.calibration`
+   * @returns undefined if it has none and knows of no way to make one
    * @throws {ConfigError} if there is none; says how to make it
    */
-  calibration(path: string): Calibration;
+  calibration(path: string): Calibration | undefined;
   /** The calibration that caches use unless they name another, if there is one. */
   findCalibration(): Calibration | undefined;
 }

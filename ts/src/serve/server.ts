@@ -37,7 +37,7 @@ export interface ServerOptions {
   /** 0 takes any that is free. */
   readonly port: number;
   readonly apiKey?: string;
-  /** Requests that run at once. */
+  /** Answers that run at once. */
   readonly parallel: number;
   /** Requests that wait at most. */
   readonly queue: number;
@@ -128,7 +128,7 @@ async function openStore(options: ServerOptions, batching: BatchingModel): Promi
 
 function createMetrics(slots: Slots, store: ConversationStore, batching: BatchingModel): Metrics {
   return new Metrics({
-    requests_running: { help: 'Requests that run', read: () => slots.running },
+    requests_running: { help: 'Answers that run; a request with n has several', read: () => slots.running },
     requests_waiting: { help: 'Requests that wait for a slot', read: () => slots.waiting },
     conversations_in_memory: { help: 'Idle conversations in memory', read: () => store.use.inMemory },
     conversation_memory_bytes: {

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { fromPortable, toPortable } from '../../src/browser/errors.js';
 import { loadHere } from '../../src/browser/load-here.js';
 import { StorageError } from '../../src/browser/storage.js';
@@ -126,6 +126,49 @@ describe('a stored model', () => {
     // Nothing of the older file is left.
     expect((await storage.list())[0]).toMatchObject({ size: longer.length, ranges: [[100, 200]] });
     await server.close();
+  });
+});
+
+describe('SVD factors', () => {
+  const url = 'http://localhost/tiny.gguf';
+  const bytes = tinyModelGguf({ layers: 2, scale: 0.3 });
+  const serve = (async () => new Response(bytes.slice())) as typeof fetch;
+
+  async function computedBy(storage: MemoryStorage): Promise<number> {
+    let computed = 0;
+    const options = { backend: 'reference', storage, fetch: serve, onFactor: () => computed++ } as const;
+    const { model } = await loadHere(url, options);
+    model.createCache('xquant:4');
+    return computed;
+  }
+
+  it('are computed at the first visit, and again only if what is kept is damaged', async () => {
+    const storage = new MemoryStorage();
+    expect(await computedBy(storage)).toBe(4);
+    const kept = () => [...storage.files].find(([key]) => key.startsWith('xquant-factors:'))?.[1];
+    await expect.poll(() => kept()?.info?.size).toBeGreaterThan(1000);
+    expect(storage.opened).toBe(0);
+    expect(await computedBy(storage)).toBe(0);
+
+    const file = kept();
+    if (!file) throw new Error('nothing was kept');
+    file.bytes = file.bytes.slice(0, 500);
+    expect(await computedBy(storage)).toBe(4);
+    await expect.poll(() => kept()?.bytes.length).toBeGreaterThan(1000);
+    expect(await computedBy(storage)).toBe(0);
+  });
+
+  it('that cannot be kept are a warning', async () => {
+    const warn = vi.spyOn(console, 'warn').mockImplementation(() => undefined);
+    const storage = new MemoryStorage();
+    const open = storage.open.bind(storage);
+    storage.open = async (key) => {
+      if (key.startsWith('xquant-factors:')) throw new DOMException('full', 'QuotaExceededError');
+      return open(key);
+    };
+    expect(await computedBy(storage)).toBe(4);
+    await expect.poll(() => warn.mock.calls.flat().join()).toMatch(/SVD factors are not kept: full/);
+    warn.mockRestore();
   });
 });
 
