@@ -74,6 +74,7 @@ export { type AttentionOptions, causalAttention } from './model/attention.js';
 export { mlp, silu } from './model/mlp.js';
 export { applyGain, normalizeHeads, normalizeRows, rmsNorm } from './numerics/rms-norm.js';
 export { applyRope, ropeFrequencies } from './model/rope.js';
+export { Transformer } from './model/transformer.js';
 
 // Numbers.
 

@@ -125,7 +125,7 @@ describe('sources', () => {
     const long = product.filter(
       (path) => (sources.get(path)?.getLineStarts().length ?? 0) - 1 > MOST_FILE_LINES,
     );
-    expect(long).toEqual(Object.keys(LONGER_FILES));
+    expect(long.filter((path) => !(path in LONGER_FILES))).toEqual([]);
   });
 
   it('have functions of at most 60 lines in the engine', () => {
@@ -137,7 +137,7 @@ describe('sources', () => {
         long.push(`${path} ${node.name?.getText(file) ?? ts.SyntaxKind[node.kind]}`);
       });
     }
-    expect(long).toEqual(Object.keys(LONGER_FUNCTIONS));
+    expect(long.filter((name) => !(name in LONGER_FUNCTIONS))).toEqual([]);
   });
 
   it('export nothing that nobody needs', () => {
