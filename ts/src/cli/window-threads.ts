@@ -64,7 +64,7 @@ export function startWindowThreads(
 }
 
 /** One thread; see window-thread.ts for its side. */
-class WindowThread implements WindowEvaluator {
+export class WindowThread implements WindowEvaluator {
   readonly #worker: Worker;
   #ended: string | undefined;
 

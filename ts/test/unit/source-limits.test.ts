@@ -29,6 +29,12 @@ const DOORS = [
   ...readFileSync(join(root, 'package.json'), 'utf8').matchAll(/"\.\/dist\/([\w/-]+)\.d\.ts"/g),
 ].map(([, name]) => `ts/src/${name}.ts`);
 
+/** Exports that only the built package is asked for, and by whom. */
+const ASKED_OF_BUILD: Readonly<Record<string, string>> = {
+  'ts/src/cli/window-threads.ts WindowThread':
+    'ts/test/unit/cli/reproduce.test.ts, since a thread runs a built file',
+};
+
 const FOLDERS = ['ts/src', 'ts/test', 'ts/bench', 'scripts', 'docs/explorer'];
 
 const sources = new Map(
@@ -153,6 +159,6 @@ describe('sources', () => {
         unused.push(`${path} ${name}`);
       }
     }
-    expect(unused).toEqual([]);
+    expect(unused.filter((name) => !(name in ASKED_OF_BUILD))).toEqual([]);
   });
 });
