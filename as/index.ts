@@ -37,6 +37,6 @@ export {
   unpackTile,
   unpackTileInt8,
 } from './rematerialize';
-export { dequantizeAddSymmetric, quantizeSymmetric } from './symmetric';
+export { dequantizeSymmetric, multiplySymmetric, quantizeSymmetric } from './symmetric';
 export { quantizeTile } from './tile';
 export { copyBytes, copyRows, multiplyRows, placeKeys, subtractInto } from './window';

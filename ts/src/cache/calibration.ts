@@ -123,6 +123,28 @@ export function carrierWidth(sizes: CarrierSizes): number {
 }
 
 /**
+ * Channels of each block of a basis: matrices are zero outside the blocks along their diagonal.
+ *
+ * @param width of the carrier
+ * @throws {ConfigError} if the carrier is X, whose channels belong to all heads
+ */
+export function basisBlocks(
+  kind: CalibrationBasis,
+  { numKeyValueHeads, headDim }: { readonly numKeyValueHeads: number; readonly headDim: number },
+  width: number,
+): number[] {
+  const kvDim = numKeyValueHeads * headDim;
+  if (kind === 'joint') return [width];
+  if (width !== 2 * kvDim) {
+    const allowed =
+      'joint: this model stores X itself, whose channels belong to keys and values of all heads';
+    throw new ConfigError('basis', kind, allowed);
+  }
+  if (kind === 'tensor') return [kvDim, kvDim];
+  return Array.from({ length: 2 * numKeyValueHeads }, () => headDim);
+}
+
+/**
  * The set for a request: the same prediction and basis, and bits nearest in ratio to those that are wished for.
  *
  * @throws {ConfigError} if there is none; says which there are and how to make it

@@ -99,7 +99,8 @@ async function presetFactors(
 /** What a sequence takes in all; the plan is the engine's, and the reference has none. */
 export function totalsOf({ cache }: Pick<CachedSequence, 'cache'>, model: LanguageModel): MemoryTotals {
   const { config } = model;
-  const plan = model instanceof WasmModel ? planBytes(cache.options, config, model.keyWeights) : 0;
+  const plan =
+    model instanceof WasmModel ? planBytes(cache.options, config, model.keyWeights, cache.calibrated) : 0;
   return memoryTotals(cache.bytes(), plan, float16KeyValueBytes(config, cache.length));
 }
 

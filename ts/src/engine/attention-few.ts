@@ -118,7 +118,7 @@ function recordPart(context: PassContext, step: LayerStep, part: Part): void {
     const { keysT } = scratch;
     const { values, stride } = plan.recordRead(team, block, positions, keysT, 0);
     if (isBehind) continue;
-    const headStride = plan.storesFinished ? config.headDim : 0;
+    const headStride = plan.storesFinished ? config.headDim : plan.latentHeadStride;
     const read = { keysT, tokens, firstKey, values, stride, headStride };
     recordAttendBlock(team, config, attention, queries, read, scratch.attend);
   }
@@ -146,9 +146,7 @@ function recordAverages(
     if (plan.storesFinished) {
       recordAttendMerge(team, result, all, grouped);
     } else {
-      const from = g * headDim;
-      const outputs = { from, to: from + headDim, stride: headDim };
-      plan.valueProduct?.recordRows(team, all.acc, grouped, scratch.projected - from * 4, scratch, outputs);
+      plan.recordHeadValues(team, g, all.acc, grouped, scratch.projected, scratch);
       recordAttendMerge(team, result, { ...all, acc: scratch.projected, width: headDim }, grouped);
     }
   }

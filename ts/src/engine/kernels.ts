@@ -187,15 +187,46 @@ export interface Kernels {
     scales: Pointer,
     scratch: Pointer,
   ): number;
-  /** `add(target, dequantizeSymmetric(...))` in place, exact, for the same channels; `target` as `source` there. */
-  dequantizeAddSymmetric(
+  /**
+   * `dequantizeSymmetric` of the same channels, exact: added to `offsets` (f32 [channels]) and written, or added to what
+   * `target` holds if `offsets` is 0. `target` as `source` there.
+   */
+  dequantizeSymmetric(
     packed: Pointer,
     scales: Pointer,
+    offsets: Pointer,
     tokens: number,
     stride: number,
     channels: number,
     bits: number,
     target: Pointer,
+    scratch: Pointer,
+  ): void;
+  /**
+   * `linear(dequantizeSymmetric(...), weights, offsets)` of one block of tokens of neighbouring channels with bits of
+   * their own, from the codes: element (token, row) at `token * outStride + row`. Weights are cut to 15 bits of the
+   * largest product with a scale of up to 256 channels.
+   */
+  multiplySymmetric(
+    packed: Pointer,
+    /** u8 [channels], none of them 0. */
+    bits: Pointer,
+    /** f16 [channels] */
+    scales: Pointer,
+    tokens: number,
+    channels: number,
+    /** f32 [rows, channels rounded up to a multiple of 8], half of the weights; zeros behind the last channel. */
+    weights: Pointer,
+    /** f32 [rows], added to every token. */
+    offsets: Pointer,
+    rows: number,
+    out: Pointer,
+    outStride: number,
+    /** i16 [tokens, channels rounded up to a multiple of 8] */
+    tile: Pointer,
+    /** {@link symmetricPanelBytes} */
+    panel: Pointer,
+    /** {@link quantizeScratchBytes} */
     scratch: Pointer,
   ): void;
   /** `unpackMatrix`, `perToken`: u8 [rows, columns]. */
@@ -586,7 +617,8 @@ const KERNEL_NAMES = [
   'dequantizeAddRows',
   'dequantizeAddColumns',
   'quantizeSymmetric',
-  'dequantizeAddSymmetric',
+  'dequantizeSymmetric',
+  'multiplySymmetric',
   'unpackRows',
   'unpackColumns',
   'hadamardRows',
@@ -723,6 +755,11 @@ export function tileBytes(rows: number, columns: number, block: number): number 
 export function packedWeightsBytes(rows: number, columns: number, block: number): number {
   const blocks = Math.ceil(columns / block);
   return padTo8(rows) * (padTo8(columns) * 2 + blocks * 8);
+}
+
+/** Bytes of scratch for eight outputs of {@link Kernels.multiplySymmetric}. */
+export function symmetricPanelBytes(tokens: number, channels: number): number {
+  return 256 * 8 * 2 + 64 + padTo8(channels) * 4 + tokens * 4;
 }
 
 /** Bytes of scratch of a product with a file's weights. */

@@ -5,25 +5,29 @@
  * @module
  */
 
-import { type LayerLayout, layerLayout, layoutSizes } from '../cache/layout.js';
+import { basisBlocks, type CalibratedPlan } from '../cache/calibration.js';
+import { type LayerLayout, type LayoutOf, layerLayout, layoutSizes } from '../cache/layout.js';
 import type { CacheModelShape, CacheOptions } from '../cache/options.js';
 import type { StorageFormat } from '../cache/stored-matrix.js';
+import { channelProductBytes } from './plans/basis-product.js';
 import { type KeyWeights, smallProductBytes } from './small-product.js';
 
 /**
  * Bytes of the plan of a cache, by formula: the products that `LayerPlan` makes.
  *
  * @param options resolved for the model
+ * @param calibrated plan of a calibrated cache; without it every channel counts as one that has bits
  * @returns undefined for a cache that the engine has no such plan for
  */
 export function planBytes(
   options: CacheOptions,
   shape: CacheModelShape,
   keyWeights: KeyWeights = 'exact',
+  calibrated?: CalibratedPlan,
 ): number | undefined {
   let total = 0;
   for (let layer = 0; layer < shape.numHiddenLayers; layer++) {
-    const layout = layerLayout(options, layoutSizes(shape), layer);
+    const layout = layerLayout(options, layoutSizes(shape), layer, calibrated);
     const bytes = layerPlanBytes(layout, layer, options, shape, keyWeights);
     if (bytes === undefined) return undefined;
     total += bytes;
@@ -34,10 +38,11 @@ export function planBytes(
 function layerPlanBytes(
   layout: LayerLayout,
   layer: number,
-  { residualWindow: tokens, deltaSpace, predict, sinks }: CacheOptions,
-  { hiddenSize, numKeyValueHeads, headDim }: CacheModelShape,
+  { residualWindow: tokens, deltaSpace, predict, sinks, basis }: CacheOptions,
+  shape: CacheModelShape,
   keyWeights: KeyWeights,
 ): number | undefined {
+  const { hiddenSize, numKeyValueHeads, headDim } = shape;
   const kvDim = numKeyValueHeads * headDim;
   const exact = (outputs: number, inputs: number) =>
     smallProductBytes(outputs, inputs, { tokens, rows: true, keyWeights: 'exact' });
@@ -48,11 +53,18 @@ function layerPlanBytes(
       return 0;
     case 'calibrated': {
       // Beside the calibration itself, which its cache counts.
-      const [{ columns: n }] = layout.sealed;
+      const [{ columns: n, format }] = layout.sealed;
+      const blocks = basisBlocks(basis, shape, n);
+      const diagonal = (sizes: readonly number[]) => sizes.reduce((sum, size) => sum + exact(size, size), 0);
       const decodesSinks = layout.window[0].source === 'x' && sinks > 0;
-      const square = 1 + Math.min(predict, layer) + (decodesSinks ? 1 : 0);
-      const keys = smallProductBytes(kvDim, n, { tokens, rows: true, keyWeights });
-      return square * exact(n, n) + keys + exact(kvDim, n) + 4 * n;
+      const common = diagonal(blocks) + (decodesSinks ? exact(n, n) : 0) + 4 * n;
+      const rowKeys = smallProductBytes(kvDim, n, { tokens, rows: true, keyWeights });
+      if (predict > 0) return common + Math.min(predict, layer) * exact(n, n) + rowKeys + exact(kvDim, n);
+      const isJoint = basis === 'joint';
+      const values = isJoint ? exact(kvDim, n) : diagonal(blocks.slice(blocks.length / 2));
+      if (typeof format === 'string') return common + rowKeys + values;
+      const keyBlocks = isJoint ? blocks : blocks.slice(0, blocks.length / 2);
+      return common + values + channelKeyBytes(keyBlocks, isJoint ? [kvDim] : keyBlocks, format);
     }
     case 'latents': {
       const rank = Math.min(hiddenSize, kvDim);
@@ -81,4 +93,19 @@ function layerPlanBytes(
     default:
       return layout satisfies never;
   }
+}
+
+/** Bytes of the products that give keys from codes, one for each block. */
+function channelKeyBytes(
+  blocks: readonly number[],
+  outputs: readonly number[],
+  format: LayoutOf<'calibrated'>['sealed'][0]['format'],
+): number {
+  let first = 0;
+  return blocks.reduce((sum, size, i) => {
+    const bits = typeof format === 'object' && 'channelBits' in format ? format.channelBits : undefined;
+    const live = bits?.slice(first, first + size).filter((each) => each > 0).length ?? size;
+    first += size;
+    return sum + channelProductBytes(outputs[i], live);
+  }, 0);
 }

@@ -13,6 +13,7 @@
 
 import type { Matrix } from '../numerics/matrix.js';
 import type { GroupedOptions } from '../quant/grouped.js';
+import type { ChannelRun } from '../quant/symmetric.js';
 import { isGrouped, type PlacedFormat, type TensorPlace } from './block-layout.js';
 import { INTEGER_LIMITS, packedWeightsBytes, RANGE_CODES } from './kernels.js';
 import type { LinearMemory } from './memory.js';
@@ -280,7 +281,7 @@ export function recordDequantize(
   const { format } = place;
   if (!isGrouped(format)) {
     if (!add) throw new TypeError('symmetric codes are added to what they are a difference to');
-    recordAddSymmetric(recorder, place, block, target, scratch);
+    recordRuns(recorder, place, place.runs, block, target, place.columns, scratch);
     return;
   }
   const { bits, groupSize, grouping } = format;
@@ -364,20 +365,30 @@ function recordStoreSymmetric(
   }
 }
 
-function recordAddSymmetric(
+/**
+ * Records the values of symmetric codes.
+ *
+ * @param runs of the tensor: those whose values are wanted
+ * @param target element (token, channel) is at `token * stride + channel`
+ * @param offsets f32 [channels], which the values are added to; 0 for what `target` holds
+ */
+export function recordRuns(
   recorder: Recorder,
   place: TensorPlace,
+  runs: readonly ChannelRun[],
   block: number,
   target: number,
+  stride: number,
   scratch: ThreadScratch,
+  offsets = 0,
 ): void {
-  const { columns } = place;
-  for (const { index, token, channel, channels, bits, count, byteOffset } of place.runs) {
-    const to = target + (token * columns + channel) * 4;
+  const { quantize } = scratch;
+  for (const { index, token, channel, channels, bits, count, byteOffset } of runs) {
+    const to = target + (token * stride + channel) * 4;
     const codes = block + place.data + byteOffset;
     const scales = block + place.scales + 2 * index;
-    const args = [codes, scales, count, columns, channels, bits, to, scratch.quantize];
-    recorder.call('dequantizeAddSymmetric', ...args);
+    const from = offsets && offsets + channel * 4;
+    recorder.call('dequantizeSymmetric', codes, scales, from, count, stride, channels, bits, to, quantize);
   }
 }
 

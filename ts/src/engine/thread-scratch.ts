@@ -12,6 +12,7 @@ import {
   matmulScratchBytes,
   packedWeightsBytes,
   quantizeScratchBytes,
+  symmetricPanelBytes,
   tileBytes,
 } from './kernels.js';
 import { THREAD_SCRATCH } from './stages.js';
@@ -38,7 +39,7 @@ export interface ThreadScratch {
   readonly otherRows: number;
   /** The window's tensors, for a block that arrives whole. */
   readonly window: number;
-  /** Weights scaled for one per-channel block. */
+  /** Weights scaled for one per-channel block, or eight outputs of them. */
   readonly weights: number;
   /** f32 [heads, headDim], with room for kvDim numbers before it. */
   readonly projected: number;
@@ -74,7 +75,7 @@ export function threadScratch(
     rows: take(tokens * columns * 4),
     otherRows: take(tokens * columns * 4),
     window: take(windowBytes),
-    weights: take(packedWeightsBytes(kvDim, columns, 32)),
+    weights: take(Math.max(packedWeightsBytes(kvDim, columns, 32), symmetricPanelBytes(tokens, columns))),
     projected: take(kvDim * 4) + kvDim * 4,
   };
   take(queryDim * 4);

@@ -14,6 +14,7 @@
  */
 
 import {
+  basisBlocks,
   CALIBRATION_BASES,
   type Calibration,
   type CalibrationOrigin,
@@ -138,9 +139,10 @@ function parseCalibration(
         const reason = `set "${description.name}" has basis ${description.basis}, but what this model stores is X, not keys and values`;
         throw new FormatError(path, 'metadata "sets"', reason);
       }
+      const blocks = basisBlocks(description.basis, owner.config, width);
       return {
         ...description,
-        layers: Array.from({ length: layers }, (_, layer) => readLayer(left, description, layer, width)),
+        layers: Array.from({ length: layers }, (_, layer) => readLayer(left, description, layer, blocks)),
       };
     }),
   };
@@ -179,14 +181,21 @@ function readOrigin(text: (key: string) => MetadataValue): CalibrationOrigin {
   };
 }
 
-function readLayer(tensors: TensorTaker, set: SetDescription, layer: number, n: number): LayerTransform {
+/** @param blocks channels of each block of the basis */
+function readLayer(
+  tensors: TensorTaker,
+  set: SetDescription,
+  layer: number,
+  blocks: readonly number[],
+): LayerTransform {
+  const n = blocks.reduce((sum, size) => sum + size, 0);
   const name = (tensor: string) => tensorName(set.name, layer, tensor);
-  const encode = tensors.has(name('encode')) ? tensors.matrix(name('encode'), n) : undefined;
+  const encode = tensors.has(name('encode')) ? tensors.matrix(name('encode'), blocks) : undefined;
   const transform: LayerTransform = {
-    decode: tensors.matrix(name('decode'), n),
+    decode: tensors.matrix(name('decode'), blocks),
     ...(encode ? { encode } : {}),
     predict: Array.from({ length: Math.min(set.predict, layer) }, (_, i) =>
-      tensors.matrix(name(`predict.${i + 1}`), n),
+      tensors.matrix(name(`predict.${i + 1}`), [n]),
     ),
     offset: tensors.vector(name('offset'), n),
     importance: tensors.vector(name('importance'), n),
@@ -219,12 +228,16 @@ class TensorTaker {
     return this.#tensors.has(name);
   }
 
-  /** F16 [n, n], read when it is asked for. */
-  matrix(name: string, n: number): Float16Matrix {
+  /** F16 [n, n] with zeros outside of blocks along the diagonal, read when it is asked for. */
+  matrix(name: string, blocks: readonly number[]): Float16Matrix {
+    const n = blocks.reduce((sum, size) => sum + size, 0);
     const tensor = this.#take(name, 'F16', [n, n]);
     let known: Uint16Array | undefined;
     const read = () => {
-      known ??= this.#finite(name, tensor.bytes);
+      if (!known) {
+        known = this.#finite(name, tensor.bytes);
+        this.#assertBlocks(name, known, blocks, n);
+      }
       return known;
     };
     return {
@@ -245,6 +258,20 @@ class TensorTaker {
     const bad = float16.findIndex((bits) => (bits & 0x7c00) === 0x7c00);
     if (bad >= 0) throw new FormatError(this.#path, name, `element ${bad} is not a finite number`);
     return float16;
+  }
+
+  #assertBlocks(name: string, float16: Uint16Array, blocks: readonly number[], n: number): void {
+    let first = 0;
+    for (const size of blocks) {
+      for (let r = first; r < first + size; r++) {
+        const row = float16.subarray(r * n, (r + 1) * n);
+        const bad = row.findIndex((bits, c) => (c < first || c >= first + size) && (bits & 0x7fff) !== 0);
+        if (bad < 0) continue;
+        const reason = `element ${r * n + bad} must be zero: row ${r} and column ${bad} belong to different blocks of the basis`;
+        throw new FormatError(this.#path, name, reason);
+      }
+      first += size;
+    }
   }
 
   /** F32 [n] */

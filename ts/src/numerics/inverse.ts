@@ -9,7 +9,8 @@ import { NumericError, ShapeError } from '../errors.js';
 import { type Dense, dense } from './dense.js';
 
 /**
- * Inverts a matrix by Gauss-Jordan elimination with partial pivoting.
+ * Inverts a matrix by Gauss-Jordan elimination with partial pivoting, in the place of a copy: a column that is done becomes
+ * one of the inverse. Rows of a block that has zeros beside it are not touched by other blocks.
  *
  * @param source [n, n], read
  * @returns fresh
@@ -19,43 +20,47 @@ import { type Dense, dense } from './dense.js';
 export function inverse(source: Dense): Dense {
   const n = source.rows;
   if (source.columns !== n) throw new ShapeError('inverse', 'source', [n, n], [n, source.columns]);
-  const left = source.data.slice();
-  const result = dense(n, n);
-  const right = result.data;
-  for (let i = 0; i < n; i++) right[i * n + i] = 1;
+  const data = source.data.slice();
+  const rows = Array.from({ length: n }, (_, r) => data.subarray(r * n, (r + 1) * n));
+  const pivots: number[] = [];
   for (let column = 0; column < n; column++) {
-    const pivotRow = largestInColumn(left, n, column);
-    const pivot = left[pivotRow * n + column];
+    const pivotRow = largestInColumn(rows, column);
+    const pivot = rows[pivotRow][column];
     if (!(Math.abs(pivot) > 0 && Number.isFinite(pivot))) {
       throw new NumericError('inverse', pivot, { channel: column }, 'the matrix has no inverse');
     }
-    for (const side of [left, right]) {
-      swapRows(side, n, column, pivotRow);
-      for (let c = column * n; c < (column + 1) * n; c++) side[c] /= pivot;
-    }
-    for (let row = 0; row < n; row++) {
-      const factor = left[row * n + column];
-      if (row === column || factor === 0) continue;
-      for (const side of [left, right]) {
-        for (let c = 0; c < n; c++) side[row * n + c] -= factor * side[column * n + c];
-      }
+    pivots.push(pivotRow);
+    swapRows(rows[column], rows[pivotRow]);
+    const own = rows[column];
+    own[column] = 1;
+    for (let c = 0; c < n; c++) own[c] /= pivot;
+    for (const row of rows) {
+      const factor = row[column];
+      if (row === own || factor === 0) continue;
+      row[column] = 0;
+      for (let c = 0; c < n; c++) row[c] -= factor * own[c];
     }
   }
-  return result;
+  // Rows that were exchanged on the way in are columns on the way out.
+  for (let column = n - 1; column >= 0; column--) {
+    if (pivots[column] === column) continue;
+    for (const row of rows) [row[column], row[pivots[column]]] = [row[pivots[column]], row[column]];
+  }
+  return dense(n, n, data);
 }
 
 /** The row, from `column` on, whose entry in the column is largest. */
-function largestInColumn(data: Float64Array, n: number, column: number): number {
+function largestInColumn(rows: readonly Float64Array[], column: number): number {
   let best = column;
-  for (let row = column + 1; row < n; row++) {
-    if (Math.abs(data[row * n + column]) > Math.abs(data[best * n + column])) best = row;
+  for (let row = column + 1; row < rows.length; row++) {
+    if (Math.abs(rows[row][column]) > Math.abs(rows[best][column])) best = row;
   }
   return best;
 }
 
-function swapRows(data: Float64Array, n: number, a: number, b: number): void {
+function swapRows(a: Float64Array, b: Float64Array): void {
   if (a === b) return;
-  const kept = data.slice(a * n, (a + 1) * n);
-  data.copyWithin(a * n, b * n, (b + 1) * n);
-  data.set(kept, b * n);
+  const kept = a.slice();
+  a.set(b);
+  b.set(kept);
 }

@@ -254,10 +254,15 @@ export interface ChannelRun extends ChannelGroup {
   channels: number;
 }
 
-/** All groups in stored order, as few runs as they make; fresh. */
-export function symmetricRuns(rows: number, format: SymmetricFormat): ChannelRun[] {
+/**
+ * The groups in stored order, as few runs as they make; fresh.
+ *
+ * @param first channel; groups of those before it are left out
+ */
+export function symmetricRuns(rows: number, format: SymmetricFormat, first = 0): ChannelRun[] {
   const runs: ChannelRun[] = [];
   forEachChannelGroup(rows, format, (group) => {
+    if (group.channel < first) return;
     const last = runs.at(-1);
     const continues =
       last?.token === group.token &&

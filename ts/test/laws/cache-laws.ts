@@ -70,6 +70,8 @@ export const CALIBRATED_CACHES: readonly { spec: string; shape: keyof typeof SHA
   { spec: 'xquant:2.25@calibrated?group=32', shape: 'mha' },
   { spec: 'xquant-cl:3@calibrated?predict=2&sinks=0&group=32', shape: 'mha' },
   { spec: 'xquant:4.25@calibrated?basis=head&sinks=1&group=32', shape: 'gqa' },
+  { spec: 'xquant:1.25@calibrated?basis=head&group=16', shape: 'gqa' },
+  { spec: 'xquant:3@calibrated?basis=tensor&group=32', shape: 'gqa' },
   { spec: 'xquant-cl:1.6@calibrated?group=16', shape: 'gqa' },
 ];
 

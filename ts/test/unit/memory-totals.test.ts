@@ -31,6 +31,9 @@ const CALIBRATED = [
   'xquant:2.25@calibrated?window=32&group=32',
   'xquant-cl:2.25@calibrated?window=32&group=32&sinks=0',
   'xquant-cl:2.25@calibrated?window=32&group=32&predict=2',
+  'xquant:1.25@calibrated?window=32&group=32&basis=head',
+  'xquant:3@calibrated?window=32&group=32&basis=tensor&sinks=0',
+  'xquant:3@calibrated?window=32&quantizer=identity',
 ];
 
 function presetSample({ config, projections, factors }: WasmModel): void {
@@ -60,7 +63,8 @@ describe('the plan', () => {
         if (!options) continue;
         using held = model.createCache(options);
         const bytes = held.plan.layers.reduce((sum, layer) => sum + layer.bytes, 0);
-        expect(planBytes(options, config, keyWeights), `${cache}, ${keyWeights}`).toBe(bytes);
+        const formula = planBytes(options, config, keyWeights, held.calibrated);
+        expect(formula, `${cache}, ${keyWeights}`).toBe(bytes);
       }
     }
   });
@@ -75,7 +79,7 @@ describe('totals', () => {
     for (const cache of ['kv?window=32', 'xquant:4?window=32', 'xquant-cl:2?window=32', CALIBRATED[2]]) {
       using held = model.createCache(cache);
       await model.forward(randomTokens(70), held);
-      const plan = planBytes(held.options, TINY_CONFIG);
+      const plan = planBytes(held.options, TINY_CONFIG, 'exact', held.calibrated);
       const formula = cacheBytes(held.options, TINY_CONFIG, 70, held.calibrated);
       const expected = memoryTotals(formula, plan, float16KeyValueBytes(TINY_CONFIG, 70));
       if (!held.calibrated) expect(cacheTotals(cache, TINY_CONFIG, 70)).toEqual(expected);

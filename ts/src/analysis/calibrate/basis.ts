@@ -13,9 +13,6 @@
  * @module
  */
 
-import type { CalibrationBasis } from '../../cache/calibration.js';
-import { ConfigError } from '../../errors.js';
-import { derivedSizes, type ModelConfig } from '../../model/config.js';
 import {
   type Dense,
   dense,
@@ -139,24 +136,6 @@ export function layerBasis(
     decode: scaleRows(multiply(transposeDense(vectors), inverse), deviations),
     importance,
   };
-}
-
-/**
- * Channels of each block of a basis.
- *
- * @param width of the carrier
- * @throws {ConfigError} if the carrier is X, whose channels belong to all heads
- */
-export function basisBlocks(kind: CalibrationBasis, config: ModelConfig, width: number): number[] {
-  const { kvDim } = derivedSizes(config);
-  if (kind === 'joint') return [width];
-  if (width !== 2 * kvDim) {
-    const allowed =
-      'joint: this model stores X itself, whose channels belong to keys and values of all heads';
-    throw new ConfigError('basis', kind, allowed);
-  }
-  if (kind === 'tensor') return [kvDim, kvDim];
-  return Array.from({ length: 2 * config.numKeyValueHeads }, () => config.headDim);
 }
 
 /** Writes a block on the diagonal. */

@@ -17,6 +17,7 @@
  */
 
 import {
+  basisBlocks,
   type Calibration,
   type CalibrationBasis,
   type CalibrationSet,
@@ -31,8 +32,8 @@ import { concatRows, type Matrix } from '../../numerics/matrix.js';
 import type { Distortion } from '../../quant/allocate-bits.js';
 import type { ChannelBits } from '../../quant/symmetric.js';
 import { bitsForAverage, meanDistortion } from './allocation.js';
-import { basisBlocks, type LayerBasis, type MetricRoot } from './basis.js';
-import { encodeOfStored } from './fit.js';
+import type { LayerBasis, MetricRoot } from './basis.js';
+import { encodeOfStored, storedTransform } from './fit.js';
 import { codedInputs, exactInputs } from './inputs.js';
 import { inputMetric, keyMetric, keyValueMetric, valueMetric } from './metric.js';
 import { type CodedPart, type Probe, sensitivity } from './sensitivities.js';
@@ -300,7 +301,7 @@ class Calibrator {
           return kept;
         }
         const fit = await (basis === 'joint' ? this.#jointFit(known) : this.#cutFit(known, basis));
-        const stored = withoutEncode(fit);
+        const stored = storedTransform(fit, basis);
         await state.put(key, stored);
         this.#work.add('layers', 0.1);
         return stored;
@@ -333,13 +334,13 @@ class Calibrator {
     layers: readonly KnownLayer[],
     distortion: Distortion,
   ): Promise<LayerTransform[]> {
-    const { name, predict } = request;
+    const { name, predict, basis } = request;
     const bits = await this.#firstBits(request, layers, distortion);
     const fits: LayerTransform[] = [];
     let below: CodedLayer[] = []; // of the layer below first
     for (const [layer, known] of layers.entries()) {
       const fit = await this.#layerFit(request, known, layer, fits, below);
-      fits.push(withoutEncode(fit));
+      fits.push(storedTransform(fit, basis));
       const parts = await Promise.all(
         this.#inputs.workers.map((worker) =>
           worker.code({ set: name, layer, fit, bits: bits[layer], predict }),
@@ -386,7 +387,7 @@ class Calibrator {
     const decode = Array.from({ length: Math.min(predict, layer) }, (_, q) => fits[layer - 1 - q].decode);
     const inputs = codedInputs(below, decode);
     const fit = await this.#pool.run((worker) => worker.fit({ ...this.#request(known, basis), inputs }));
-    await state.put(`${name} ${layer}`, withoutEncode(fit));
+    await state.put(`${name} ${layer}`, storedTransform(fit, basis));
     return fit;
   }
 
@@ -394,10 +395,6 @@ class Calibrator {
     const { meanA: mean } = collected.own;
     return { metric, blocks: basisBlocks(basis, this.#config, mean.length), own, mean };
   }
-}
-
-function withoutEncode({ decode, predict, offset, importance }: LayerFit): LayerTransform {
-  return { decode, predict, offset, importance };
 }
 
 /** Root mean square that QK-norm divides keys by: of each head, or the same for all of them. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { LayerTransform } from '../../cache/calibration.js';
+import type { CalibrationBasis, LayerTransform } from '../../cache/calibration.js';
 import type { Float16Matrix } from '../../cache/state.js';
 import { NumericError } from '../../errors.js';
 import { type Dense, dense, multiply, scaleColumns, transposeDense } from '../../numerics/dense.js';
@@ -50,6 +50,24 @@ export function encodeOfStored({ root }: MetricRoot, { decode, importance }: Lay
   );
   const encode = multiply(multiply(root, root), scaled);
   return matrix(n, n, Float32Array.from(encode.data));
+}
+
+/**
+ * A fit as a calibration stores it: with E in a joint basis, because a start that inverts D of every layer takes seconds.
+ * Blocks of the other bases are inverted in no time. E is left out, too, where it does not fit in f16.
+ *
+ * @returns what is in the fit, and a fresh E
+ */
+export function storedTransform(
+  { decode, predict, offset, importance, encode }: LayerFit,
+  basis: CalibrationBasis,
+): LayerTransform {
+  const stored = { decode, predict, offset, importance };
+  if (basis !== 'joint') return stored;
+  const { rows, columns } = encode;
+  const float16 = encodeFloat16(encode.data);
+  const fits = float16.every((bits) => (bits & 0x7c00) !== 0x7c00);
+  return fits ? { ...stored, encode: { rows, columns, float16 } } : stored;
 }
 
 /** f16 numbers in f64, fresh. */

@@ -7,11 +7,12 @@
 import { layerLayout, layoutSizes } from '../../cache/layout.js';
 import { CACHE_VARIANTS } from '../../cache/options.js';
 import { ConfigError } from '../../errors.js';
-import { CalibratedLayerPlan } from './calibrated-plan.js';
 import { CrossLayerPlan } from './cross-layer-plan.js';
 import { KeyValuePlan } from './key-value-plan.js';
 import { LatentPlan } from './latent-plan.js';
+import { OwnBasisPlan } from './own-basis-plan.js';
 import type { LayerPlan, PlanSource } from './plan.js';
+import { PredictedPlan } from './predicted-plan.js';
 import { XPlan } from './x-plan.js';
 
 /**
@@ -36,7 +37,7 @@ export function createPlan(source: PlanSource): LayerPlan {
     case 'latentDelta':
       return new CrossLayerPlan(source, layout);
     case 'calibrated':
-      return new CalibratedLayerPlan(source, layout);
+      return options.predict > 0 ? new PredictedPlan(source, layout) : new OwnBasisPlan(source, layout);
     case 'nonUniform': {
       const { variant } = options;
       const others = CACHE_VARIANTS.filter((each) => each !== variant).join(', ');

@@ -8,7 +8,7 @@
  *     xquant.ts                              x-plan.ts              also layers of xquant-cl below its base
  *     xquant-gqa.ts                          latent-plan.ts
  *     xquant-cl.ts, xquant-cl-gqa.ts         cross-layer-plan.ts
- *     calibrated.ts                          calibrated-plan.ts
+ *     calibrated.ts                          predicted-plan.ts, own-basis-plan.ts
  *
  * A plan belongs to a model and a set of options, and serves all sequences with those options.
  *
@@ -28,7 +28,7 @@ import type { BlockStore } from '../block-store.js';
 import { type RopeTables, recordFinishKeys } from '../calls.js';
 import { ACTIVATION_TILE } from '../kernels.js';
 import type { LinearMemory } from '../memory.js';
-import { type PlacedMatrix, placeFloats, takesTile } from '../placed-weights.js';
+import { type PlacedMatrix, takesTile } from '../placed-weights.js';
 import { type KeyWeights, recordLoad, SmallProduct, type SmallProductUse } from '../small-product.js';
 import type { Recorder } from '../team.js';
 import type { ThreadScratch } from '../thread-scratch.js';
@@ -118,6 +118,8 @@ export abstract class LayerPlan {
   abstract readonly storesFinished: boolean;
   /** Width of what is averaged with the attention weights in place of values; 0 if values are stored as such. */
   abstract readonly latentWidth: number;
+  /** Elements from what is averaged for one KV head to that of the next; 0 where all heads share it. */
+  readonly latentHeadStride: number = 0;
   /** Projections of x that are stored. */
   readonly down: readonly SmallProduct[] = [];
   /** Latents (or X^) to values; absent if values are stored as such. */
@@ -339,6 +341,26 @@ export abstract class LayerPlan {
     recordFinishKeys(recorder, this.config, due, keys, tokens, positions, keysT);
   }
 
+  /**
+   * Records the values of a KV head from averages of its latents.
+   *
+   * @param averages f32 [count, latentWidth], read
+   * @param out f32 [count, headDim], overwritten; there is room for kvDim numbers before it
+   */
+  recordHeadValues(
+    recorder: Recorder,
+    head: number,
+    averages: number,
+    count: number,
+    out: number,
+    scratch: ThreadScratch,
+  ): void {
+    const { headDim } = this.config;
+    const from = head * headDim;
+    const outputs = { from, to: from + headDim, stride: headDim };
+    this.valueProduct?.recordRows(recorder, averages, count, out - from * 4, scratch, outputs);
+  }
+
   /** Records keys and values of rows of x, by the weights of the file. */
   recordProjection(
     recorder: Recorder,
@@ -385,9 +407,10 @@ export abstract class LayerPlan {
    *
    * @throws {MemoryError} if there is no room; the plan is disposed of then
    */
-  protected vector(values: Float32Array): number {
+  protected vector(values: Float32Array | Uint8Array): number {
     try {
-      const pointer = placeFloats(this.#memory, values, 'weights of the cache');
+      const memory = this.#memory;
+      const pointer = memory.write(memory.allocate(values.byteLength, 'weights of the cache'), values);
       this.#vectors.push({ pointer, bytes: values.byteLength });
       return pointer;
     } catch (error) {

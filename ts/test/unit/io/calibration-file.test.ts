@@ -132,6 +132,12 @@ describe('files that are refused', () => {
       toSafeTensor(new Uint16Array(4096).fill(0x7c00), [64, 64], 'F16'),
       /encode: element 0 is not a finite number/,
     ],
+    [
+      'an element outside of the blocks of the basis',
+      'p0-head.layers.2.decode',
+      toSafeTensor(new Uint16Array(4096).fill(0x3c00), [64, 64], 'F16'),
+      /decode: element 32 must be zero: row 0 and column 32 belong to different blocks/,
+    ],
     ['NaN', 'p1-joint.layers.2.offset', odd(Number.NaN), /offset: element 7 is not a finite number/],
     ['negative importance', 'p1-joint.layers.2.importance', odd(-1), /importance: element 7 is negative/],
   ])('%s', (_, name, tensor, message) => {

@@ -5,7 +5,7 @@ import {
   meanDistortion,
   measureDistortion,
 } from '../../../../src/analysis/calibrate/allocation.js';
-import { basisBlocks, layerBasis, metricRoot } from '../../../../src/analysis/calibrate/basis.js';
+import { layerBasis, metricRoot } from '../../../../src/analysis/calibrate/basis.js';
 import {
   inputMetric,
   keyMetric,
@@ -16,6 +16,7 @@ import {
 import { fitPrediction, predictionInCoordinates } from '../../../../src/analysis/calibrate/prediction.js';
 import { probeRows, sensitivity } from '../../../../src/analysis/calibrate/sensitivities.js';
 import { type CoMoments, combineMoments, covariance } from '../../../../src/analysis/calibrate/statistics.js';
+import { basisBlocks } from '../../../../src/cache/calibration.js';
 import { ConfigError, ShapeError } from '../../../../src/errors.js';
 import type { ModelConfig } from '../../../../src/model/config.js';
 import { applyRope, layerRope } from '../../../../src/model/rope.js';

@@ -2,8 +2,9 @@
 
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { quantizeScratchBytes } from '../../../../src/engine/kernels.js';
-import { matrix } from '../../../../src/numerics/matrix.js';
+import { INTEGER_LIMITS, quantizeScratchBytes, symmetricPanelBytes } from '../../../../src/engine/kernels.js';
+import { fromFloat16Bits } from '../../../../src/numerics/float16.js';
+import { linear, matrix } from '../../../../src/numerics/matrix.js';
 import {
   CHANNEL_BITS,
   dequantizeSymmetric,
@@ -12,6 +13,7 @@ import {
   symmetricRuns,
   symmetricSizes,
 } from '../../../../src/quant/symmetric.js';
+import type { Bits } from '../../../../src/quant/uniform.js';
 import { fill, filling, gaussian } from './arbitraries.js';
 import { type Bench, expectSameBits, forEachBuild } from './builds.js';
 
@@ -81,25 +83,101 @@ forEachBuild((open) => {
         const values = dequantizeSymmetric(stored, symmetric.channelBits).data;
         const start = gaussian(tokens * columns, 5);
         const sum = bench.put(start);
-        for (const run of symmetricRuns(tokens, symmetric)) {
-          bench.kernels.dequantizeAddSymmetric(
-            at.codes + run.byteOffset,
-            at.scales + 2 * run.index,
-            run.count,
-            columns,
-            run.channels,
-            run.bits,
-            sum + (run.token * columns + run.channel) * 4,
-            at.scratch,
-          );
+        const offsets = bench.put(start.subarray(0, columns));
+        const written = bench.reserve(tokens * columns * 4);
+        const before = bench.readFloats(written, tokens * columns);
+        for (const { index, token, channel, channels, bits, count, byteOffset } of symmetricRuns(
+          tokens,
+          symmetric,
+        )) {
+          const [codes, scales] = [at.codes + byteOffset, at.scales + 2 * index];
+          const dequantize = (offset: number, target: number) =>
+            bench.kernels.dequantizeSymmetric(
+              ...([codes, scales, offset, count, columns, channels, bits] as const),
+              target + (token * columns + channel) * 4,
+              at.scratch,
+            );
+          dequantize(0, sum);
+          dequantize(offsets + channel * 4, written);
         }
         expectSameBits(
           bench.readFloats(sum, tokens * columns),
           start.map((value, i) => value + values[i]),
         );
+        const isStored = (i: number) => symmetric.channelBits[i % columns] > 0;
+        expectSameBits(
+          bench.readFloats(written, tokens * columns),
+          before.map((value, i) => (isStored(i) ? start[i % columns] + values[i] : value)),
+        );
+        expect(bench.guard(written, tokens * columns * 4)).toBe(true);
         expect(bench.guard(sum, tokens * columns * 4)).toBe(true);
       }),
       { numRuns: 200 },
+    );
+  });
+
+  it('multiplies codes with weights as their values and an offset would be', () => {
+    const bits = fc.constantFrom(...CHANNEL_BITS.slice(1)) as fc.Arbitrary<Bits>;
+    const channelBits = fc.oneof(
+      fc.array(bits, { minLength: 1, maxLength: 40 }),
+      fc.array(bits, { minLength: 250, maxLength: 270 }),
+    );
+    const outputs = fc.integer({ min: 1, max: 20 });
+    fc.assert(
+      fc.property(
+        channelBits,
+        fc.integer({ min: 1, max: 130 }),
+        outputs,
+        fc.nat(),
+        (widths, tokens, rows, seed) => {
+          const bench = open();
+          const channels = widths.length;
+          const symmetric = { groupSize: tokens, channelBits: widths };
+          const source = matrix(tokens, channels, gaussian(tokens * channels, seed));
+          const at = store(bench, source.data, tokens, symmetric);
+          const weights = matrix(rows, channels, gaussian(rows * channels, seed + 1));
+          const offsets = gaussian(rows, seed + 2);
+          const padded = Math.ceil(channels / 8) * 8;
+          const halves = new Float32Array(rows * padded);
+          for (let i = 0; i < weights.data.length; i++) {
+            halves[Math.floor(i / channels) * padded + (i % channels)] = weights.data[i] / 2;
+          }
+          const [tile, panel] = [tokens * padded * 2, symmetricPanelBytes(tokens, channels)];
+          const tileAt = bench.reserve(tile);
+          const panelAt = bench.reserve(panel);
+          const stride = rows + 3;
+          const out = bench.reserve(tokens * stride * 4);
+          const widthsAt = bench.put(Uint8Array.from(widths));
+          const weightsAt = bench.put(halves);
+          const offsetsAt = bench.put(offsets);
+          bench.kernels.multiplySymmetric(
+            ...([at.codes, widthsAt, at.scales, tokens, channels, weightsAt, offsetsAt, rows] as const),
+            ...([out, stride, tileAt, panelAt, at.scratch] as const),
+          );
+          expect(bench.guard(tileAt, tile)).toBe(true);
+          expect(bench.guard(panelAt, panel)).toBe(true);
+
+          const stored = quantizeSymmetric(source, symmetric);
+          const values = dequantizeSymmetric(stored, widths);
+          const expected = linear(values, weights, offsets);
+          const scale = (channel: number) => fromFloat16Bits(stored.scales[channel]);
+          for (let j = 0; j < rows; j++) {
+            // Weights are cut to 15 bits of the largest of their block; the integers they meet are up to 255.
+            const scaled = widths.map((_, c) => Math.abs(scale(c) * weights.data[j * channels + c]) / 2);
+            const bound =
+              widths.reduce((sum, width) => sum + 2 ** width, 0) *
+              (Math.max(...scaled) / INTEGER_LIMITS.codes);
+            for (let t = 0; t < tokens; t++) {
+              const sum = expected.data[t * rows + j];
+              const actual = bench.readFloats(out + (t * stride + j) * 4, 1)[0];
+              expect(Math.abs(actual - sum)).toBeLessThanOrEqual(
+                bound + 1e-5 * (1 + Math.abs(sum)) * channels,
+              );
+            }
+          }
+        },
+      ),
+      { numRuns: 60 },
     );
   });
 
