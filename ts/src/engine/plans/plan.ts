@@ -20,15 +20,15 @@ import type { LayerLayout, RowSource, SealedFormat, TensorLayout } from '../../c
 import type { CacheOptions } from '../../cache/options.js';
 import type { FactorSource, KeyValueProjection } from '../../cache/projection.js';
 import { NumericError } from '../../errors.js';
-import type { ModelConfig } from '../../model/config.js';
-import { derivedSizes } from '../../model/config.js';
+import { derivedSizes, type ModelConfig } from '../../model/config.js';
 import type { Matrix } from '../../numerics/matrix.js';
 import { BlockLayout, type BlockPlaces, type PlacedFormat, type TensorPlace } from '../block-layout.js';
 import type { BlockStore } from '../block-store.js';
 import { type RopeTables, recordFinishKeys } from '../calls.js';
 import { ACTIVATION_TILE } from '../kernels.js';
 import type { LinearMemory } from '../memory.js';
-import { type PlacedMatrix, takesTile } from '../placed-weights.js';
+import type { PlacedLayer } from '../placed-model.js';
+import { takesTile } from '../placed-weights.js';
 import { type KeyWeights, recordLoad, SmallProduct, type SmallProductUse } from '../small-product.js';
 import type { Recorder } from '../team.js';
 import type { ThreadScratch } from '../thread-scratch.js';
@@ -38,14 +38,7 @@ import { elementPlace, groupError } from './store-errors.js';
 export type PassRows = Readonly<Record<Exclude<RowSource, 'carrier'>, number>>;
 
 /** Weights of one layer that attention needs, in linear memory; 0 where the model has none. */
-export interface AttentionWeights {
-  readonly wK: PlacedMatrix;
-  readonly wV: PlacedMatrix;
-  readonly bK: number;
-  readonly bV: number;
-  readonly keyNorm: number;
-  readonly attentionNorm: number;
-}
+export type AttentionWeights = Pick<PlacedLayer, 'wK' | 'wV' | 'bK' | 'bV' | 'keyNorm' | 'attentionNorm'>;
 
 /** The inputs of a plan. */
 export interface PlanSource {
