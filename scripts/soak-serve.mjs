@@ -116,10 +116,15 @@ function readEvents(events) {
 }
 
 let most = 0;
+/** Seconds between two lines of progress where there is no terminal. */
+const QUIET_SECONDS = 30;
+let second = 0;
 const watch = setInterval(() => {
   const status = readFileSync(`/proc/${server.pid}/status`, 'utf8');
   most = Math.max(most, Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1] ?? 0) / 1000);
-  process.stderr.write(`\r${count.answers} answers, ${most.toFixed(0)} MB at most `);
+  const progress = `${count.answers} answers, ${most.toFixed(0)} MB at most`;
+  if (process.stderr.isTTY) process.stderr.write(`\r${progress} `);
+  else if (second++ % QUIET_SECONDS === 0) process.stderr.write(`${progress}\n`);
 }, 1000);
 await Promise.all(Array.from({ length: clients }, (_, index) => client(index)));
 clearInterval(watch);

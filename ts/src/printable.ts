@@ -8,12 +8,12 @@
  * @module
  */
 
-/** C0 and C1 controls, marks of direction, line separators, half a surrogate pair; line feed and tab stay. */
+/** C0 and C1 controls, marks of direction, line separators, half a surrogate pair; line feed stays. */
 const UNSAFE_IN_TEXT =
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\p{Cs}/gu;
+  /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\p{Cs}/gu;
 
-/** The same with line feed and tab. */
+/** The same with line feed. */
 const UNSAFE_IN_NAME =
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
   /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\p{Cs}/gu;
@@ -38,7 +38,7 @@ export function printableName(name: string): string {
   return name.replace(UNSAFE_IN_NAME, codeOf);
 }
 
-/** The same for text of several lines: line feeds and tabs stay. */
+/** The same for text of several lines: line feeds stay. */
 export function printableText(text: string): string {
   return text.replace(UNSAFE_IN_TEXT, codeOf);
 }

@@ -8,7 +8,7 @@ import { readModelHeader } from '../../src/io/load-model.js';
 import { describeValue, printableName, printableText, terminalText } from '../../src/printable.js';
 import { tinyModelGguf } from '../helpers/gguf-writer.js';
 
-/** What steers a terminal or turns text around; line feed and tab do not. */
+/** What steers a terminal or turns text around; line feed does not. */
 const STEERS = /[\p{Cc}\p{Cs}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/u;
 
 const anyText = fc.string({ unit: 'binary', maxLength: 50 });
@@ -16,7 +16,7 @@ const anyText = fc.string({ unit: 'binary', maxLength: 50 });
 describe('names and text of others', () => {
   test.prop([anyText])('nothing is left that steers', (text) => {
     expect(printableName(text)).not.toMatch(STEERS);
-    expect(printableText(text).replace(/[\n\t]/g, '')).not.toMatch(STEERS);
+    expect(printableText(text).replace(/\n/g, '')).not.toMatch(STEERS);
   });
 
   test.prop([fc.string({ unit: 'grapheme-ascii' })])('plain text stays as it is', (text) => {
@@ -44,7 +44,7 @@ describe('names and text of others', () => {
 
   it('characters become their codes, and letters of all languages stay', () => {
     expect(printableName('a\u001b[2J\n\u202eb')).toBe('a\\u{1b}[2J\\u{a}\\u{202e}b');
-    expect(printableText('é漢\u{1F600}\n\tx\u009b')).toBe('é漢\u{1F600}\n\tx\\u{9b}');
+    expect(printableText('é漢\u{1F600}\n\tx\u009b')).toBe('é漢\u{1F600}\n\\u{9}x\\u{9b}');
   });
 
   it('a model is called by a name that can be shown', async () => {

@@ -12,6 +12,7 @@ import { unzipSync } from 'fflate';
 import { FormatError } from '../../errors.js';
 import { readSafetensors, writeSafetensors } from '../../io/safetensors.js';
 import { type ByteSource, type FileFolder, readText } from '../../io/source.js';
+import { messageOf } from '../../printable.js';
 import type { CheckCase } from './inputs.js';
 import { readNpy } from './npy.js';
 import type { Tensor } from './tensor.js';
@@ -253,7 +254,7 @@ function parseOptions(text: string, name: string, place: string): Record<string,
   try {
     parsed = JSON.parse(text);
   } catch (cause) {
-    throw new FormatError(name, place, `is not JSON: ${(cause as Error).message}`, { cause });
+    throw new FormatError(name, place, `is not JSON: ${messageOf(cause)}`, { cause });
   }
   if (!isRecord(parsed)) throw new FormatError(name, place, 'must be a JSON object');
   return parsed;
