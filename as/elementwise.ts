@@ -1,7 +1,6 @@
-/** The parts of a layer that touch each number once: norms, gates, RoPE, sums, softmax. model/ says what they are. */
+/** The parts of a layer that touch each number once: norms, gates, RoPE, sums. model/ says what they are. */
 
-import { exponential, exponentialScalar } from './exponential';
-import { maxLanes, sumLanes } from './lanes';
+import { exponential } from './exponential';
 
 /** Sum of squares in f64: even and odd elements in two lanes, two registers. */
 // @ts-ignore: decorator
@@ -178,63 +177,6 @@ export function addBias(x: usize, bias: usize, rows: i32, columns: i32): void {
     addInto(x, bias, columns);
     x += (columns as usize) << 2;
   }
-}
-
-/** Softmax of each row, in place. */
-export function softmaxRows(x: usize, rows: i32, columns: i32): void {
-  const bytes = (columns as usize) << 2;
-  const whole = bytes & ~(15 as usize);
-  for (let r = 0; r < rows; r++) {
-    let largest = v128.load32_splat(x);
-    let i: usize = 0;
-    for (; i < whole; i += 16) largest = f32x4.pmax(largest, v128.load(x + i));
-    for (; i < bytes; i += 4) largest = f32x4.pmax(largest, v128.load32_splat(x + i));
-    const top = f32x4.splat(maxLanes(largest));
-    let sums = f32x4.splat(0);
-    for (i = 0; i < whole; i += 16) {
-      const e = exponential(f32x4.sub(v128.load(x + i), top));
-      sums = f32x4.add(sums, e);
-      v128.store(x + i, e);
-    }
-    let total = sumLanes(sums);
-    for (; i < bytes; i += 4) {
-      const e = exponentialScalar(load<f32>(x + i) - f32x4.extract_lane(top, 0));
-      total += e;
-      store<f32>(x + i, e);
-    }
-    const divisor = f32x4.splat(total);
-    for (i = 0; i < whole; i += 16) v128.store(x + i, f32x4.div(v128.load(x + i), divisor));
-    for (; i < bytes; i += 4) store<f32>(x + i, load<f32>(x + i) / total);
-    x += bytes;
-  }
-}
-
-/** Index of the largest number, the first of equals. */
-export function argmax(x: usize, count: i32): i32 {
-  let best = load<f32>(x);
-  let at = 0;
-  let i = 0;
-  // most runs of eight contain nothing larger: look closer only where one does
-  for (; i + 8 <= count; i += 8) {
-    const p = x + ((i as usize) << 2);
-    const larger = f32x4.pmax(v128.load(p), v128.load(p, 16));
-    if (!v128.any_true(f32x4.gt(larger, f32x4.splat(best)))) continue;
-    for (let j = i; j < i + 8; j++) {
-      const value = load<f32>(x + ((j as usize) << 2));
-      if (value > best) {
-        best = value;
-        at = j;
-      }
-    }
-  }
-  for (; i < count; i++) {
-    const value = load<f32>(x + ((i as usize) << 2));
-    if (value > best) {
-      best = value;
-      at = i;
-    }
-  }
-  return at;
 }
 
 /** Index of the first NaN or infinity, or -1. */

@@ -77,14 +77,3 @@ export function decodeFloat16(source: usize, target: usize, count: i32): void {
     q += 4;
   }
 }
-
-/** `decodeBfloat16`: the upper half of an f32. */
-export function decodeBfloat16(source: usize, target: usize, count: i32): void {
-  let i = 0;
-  for (; i + 4 <= count; i += 4) {
-    v128.store(target + ((i as usize) << 2), i32x4.shl(v128.load16x4_u(source + ((i as usize) << 1)), 16));
-  }
-  for (; i < count; i++) {
-    store<u32>(target + ((i as usize) << 2), (load<u16>(source + ((i as usize) << 1)) as u32) << 16);
-  }
-}

@@ -1,9 +1,10 @@
 /** The exports of every build; ts/src/engine/kernels.ts says what each does. */
 
-export { attendBegin, attendBlock, attendFinish, attendHalfBlock, attendMerge, finishKeys } from './attend';
-export { plainTileInt16, plainTileInt8 } from './bench';
-export { crossLayerAdvanceInt8, crossLayerEncode } from './cross-layer';
-export { addBias, addInto, argmax, findNonFinite, geluGate, rmsNorm, rope, scaleBy, siluGate, softmaxRows } from './elementwise';
+export { attendBlock, attendHalfBlock } from './attend';
+export { finishKeys } from './attend-keys';
+export { crossLayerEncode } from './cross-layer';
+export { addBias, addInto, findNonFinite, geluGate, rmsNorm, rope, scaleBy, siluGate } from './elementwise';
+export * from './embed-blocks';
 export * from './float16';
 export { hadamardRows } from './hadamard';
 export * from './matmul-blocks';
@@ -17,7 +18,7 @@ export {
   repackF16,
   repackF32,
 } from './matmul-float';
-export { packCodes, unpackCodes } from './pack';
+export { packWeights, packWeightsInt8 } from './pack-weights';
 export {
   dequantizeAddColumns,
   dequantizeAddRows,
@@ -25,18 +26,11 @@ export {
   dequantizeRows,
   quantizeColumns,
   quantizeRows,
-  unpackColumns,
-  unpackRows,
 } from './quantize';
-export {
-  matmulTile,
-  matmulTileFloat,
-  matmulTileInt8,
-  packWeights,
-  packWeightsInt8,
-  unpackTile,
-  unpackTileInt8,
-} from './rematerialize';
+export { matmulTile, matmulTileFloat, matmulTileFloatAdd, matmulTileInt8 } from './register-tile';
+export * from './repack-blocks';
+export { attendBegin, attendFinish, attendMerge } from './running-softmax';
 export { dequantizeSymmetric, multiplySymmetric, quantizeSymmetric } from './symmetric';
 export { quantizeTile } from './tile';
+export { unpackTile, unpackTileInt8 } from './unpack-tile';
 export { copyBytes, copyRows, multiplyRows, placeKeys, subtractInto } from './window';

@@ -7,88 +7,8 @@
  */
 
 import { halfToFloat, madd } from './lanes';
-import { PANEL } from './tile';
-
-// @ts-ignore: decorator
-@inline
-function storeOutputs(out: usize, low: v128, high: v128, valid: i32): void {
-  if (valid == PANEL) {
-    v128.store(out, low);
-    v128.store(out, high, 16);
-  } else {
-    for (let j = 0; j < valid; j++) {
-      store<f32>(out, f32x4.extract_lane(low, 0));
-      out += 4;
-      low = i32x4.shuffle(low, high, 1, 2, 3, 4);
-      high = i32x4.shuffle(high, high, 1, 2, 3, 3);
-    }
-  }
-}
-
-/** One f32 panel times `count` f32 rows. */
-export function floatPanelTimesRows(
-  panel: usize,
-  x: usize,
-  xStride: usize,
-  count: i32,
-  columns: i32,
-  out: usize,
-  outStride: usize,
-  valid: i32,
-): void {
-  const rowBytes = (columns as usize) << 2;
-  let t = 0;
-  for (; t + 4 <= count; t += 4) {
-    let x0 = x;
-    let x1 = x + xStride;
-    let x2 = x1 + xStride;
-    let x3 = x2 + xStride;
-    x = x3 + xStride;
-    const end = x0 + rowBytes;
-    let w = panel;
-    let f00 = f32x4.splat(0);
-    let f01 = f00;
-    let f10 = f00;
-    let f11 = f00;
-    let f20 = f00;
-    let f21 = f00;
-    let f30 = f00;
-    let f31 = f00;
-    for (; x0 < end; x0 += 4) {
-      const w0 = v128.load(w);
-      const w1 = v128.load(w, 16);
-      let a = v128.load32_splat(x0);
-      f00 = madd(w0, a, f00);
-      f01 = madd(w1, a, f01);
-      a = v128.load32_splat(x1);
-      f10 = madd(w0, a, f10);
-      f11 = madd(w1, a, f11);
-      a = v128.load32_splat(x2);
-      f20 = madd(w0, a, f20);
-      f21 = madd(w1, a, f21);
-      a = v128.load32_splat(x3);
-      f30 = madd(w0, a, f30);
-      f31 = madd(w1, a, f31);
-      w += 32;
-      x1 += 4;
-      x2 += 4;
-      x3 += 4;
-    }
-    storeOutputs(out, f00, f01, valid);
-    out += outStride;
-    storeOutputs(out, f10, f11, valid);
-    out += outStride;
-    storeOutputs(out, f20, f21, valid);
-    out += outStride;
-    storeOutputs(out, f30, f31, valid);
-    out += outStride;
-  }
-  for (; t < count; t++) {
-    floatRow(panel, x, columns, out, valid, 0);
-    x += xStride;
-    out += outStride;
-  }
-}
+import { FLOATS, multiplyTile } from './register-tile';
+import { PANEL, storeOutputs } from './tile';
 
 /** Eight weights of 4 or 2 bytes each. `kind`: 0 F32, 1 F16, 2 BF16. */
 // @ts-ignore: decorator
@@ -113,95 +33,69 @@ function floatRow(panel: usize, x: usize, columns: i32, out: usize, valid: i32, 
     f1 = madd(loadWeights(w + half, kind), a, f1);
     w += 2 * half;
   }
-  storeOutputs(out, f0, f1, valid);
+  storeOutputs(out, f0, f1, valid, false);
+}
+
+/** Several f32 rows times f32 panels. */
+function floatTile(panels: usize, x: usize, tokens: i32, columns: i32, outputs: i32, out: usize, outStride: i32): void {
+  multiplyTile(FLOATS, panels, x, tokens, columns, columns, outputs, out, outStride);
 }
 
 // @ts-ignore: decorator
 @inline
 function matmulFloat(
+  kind: i32,
   w: usize,
   x: usize,
   tokens: i32,
-  rows: i32,
   columns: i32,
-  rowStart: i32,
-  rowEnd: i32,
+  outputs: i32,
   out: usize,
   outStride: i32,
   scratch: usize,
-  kind: i32,
 ): void {
-  const rowBytes = (columns as usize) << 2;
+  if (kind == 0 && tokens >= 4) {
+    floatTile(w, x, tokens, columns, outputs, out, outStride);
+    return;
+  }
   const panelBytes = (columns as usize) << (kind == 0 ? 5 : 4);
-  const stride = (outStride as usize) << 2;
-  for (let j = rowStart; j < rowEnd; j += PANEL) {
-    const valid = min(PANEL, rowEnd - j);
-    let panel = w + ((j >> 3) as usize) * panelBytes;
-    const target = out + ((j as usize) << 2);
-    if (kind != 0 && tokens >= 4) {
-      let p = scratch;
-      for (const end = panel + panelBytes; panel < end; panel += 16) {
-        v128.store(p, loadWeights(panel, kind));
-        v128.store(p, loadWeights(panel + 8, kind), 16);
-        p += 32;
-      }
-      floatPanelTimesRows(scratch, x, rowBytes, tokens, columns, target, stride, valid);
-    } else if (kind == 0 && tokens >= 4) {
-      floatPanelTimesRows(panel, x, rowBytes, tokens, columns, target, stride, valid);
-    } else {
-      for (let t = 0; t < tokens; t++) {
-        floatRow(panel, x + (t as usize) * rowBytes, columns, target + (t as usize) * stride, valid, kind);
+  if (tokens < 4) {
+    const rowBytes = (columns as usize) << 2;
+    const stride = (outStride as usize) << 2;
+    for (let j = 0; j < outputs; j += PANEL) {
+      const valid = min(PANEL, outputs - j);
+      const panel = w + ((j >> 3) as usize) * panelBytes;
+      const target = out + ((j as usize) << 2);
+      for (let t: usize = 0; t < (tokens as usize); t++) {
+        floatRow(panel, x + t * rowBytes, columns, target + t * stride, valid, kind);
       }
     }
+    return;
+  }
+  for (let j = 0; j < outputs; j += PANEL) {
+    let p = scratch;
+    for (const end = w + panelBytes; w < end; w += 16) {
+      v128.store(p, loadWeights(w, kind));
+      v128.store(p, loadWeights(w + 8, kind), 16);
+      p += 32;
+    }
+    floatTile(scratch, x, tokens, columns, min(PANEL, outputs - j), out + ((j as usize) << 2), outStride);
   }
 }
 
 /** `linear` with F32 weights. */
-export function matmulF32(
-  w: usize,
-  x: usize,
-  tokens: i32,
-  rows: i32,
-  columns: i32,
-  rowStart: i32,
-  rowEnd: i32,
-  out: usize,
-  outStride: i32,
-  scratch: usize,
-): void {
-  matmulFloat(w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch, 0);
+export function matmulF32(w: usize, x: usize, tokens: i32, columns: i32, outputs: i32, out: usize, outStride: i32, scratch: usize): void {
+  matmulFloat(0, w, x, tokens, columns, outputs, out, outStride, scratch);
 }
 
 /** `linear` with F16 weights. */
-export function matmulF16(
-  w: usize,
-  x: usize,
-  tokens: i32,
-  rows: i32,
-  columns: i32,
-  rowStart: i32,
-  rowEnd: i32,
-  out: usize,
-  outStride: i32,
-  scratch: usize,
-): void {
-  matmulFloat(w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch, 1);
+export function matmulF16(w: usize, x: usize, tokens: i32, columns: i32, outputs: i32, out: usize, outStride: i32, scratch: usize): void {
+  matmulFloat(1, w, x, tokens, columns, outputs, out, outStride, scratch);
 }
 
 /** `linear` with BF16 weights. */
-export function matmulBF16(
-  w: usize,
-  x: usize,
-  tokens: i32,
-  rows: i32,
-  columns: i32,
-  rowStart: i32,
-  rowEnd: i32,
-  out: usize,
-  outStride: i32,
-  scratch: usize,
-): void {
-  matmulFloat(w, x, tokens, rows, columns, rowStart, rowEnd, out, outStride, scratch, 2);
+export function matmulBF16(w: usize, x: usize, tokens: i32, columns: i32, outputs: i32, out: usize, outStride: i32, scratch: usize): void {
+  matmulFloat(2, w, x, tokens, columns, outputs, out, outStride, scratch);
 }
 
 // @ts-ignore: decorator

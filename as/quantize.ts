@@ -8,6 +8,7 @@
 
 import { floatToHalfScalar, halfToFloatScalar } from './lanes';
 import { groupBytes, packCodes, unpackCodes } from './pack';
+import { Codes, Dequantize, Quantize } from './parameters';
 
 const MINMAX = 0;
 const FAILED: i64 = -1;
@@ -184,22 +185,12 @@ function quantizeGroup(values: usize, count: i32, bits: i32, range: i32, codes: 
 /** Quantizes and packs one contiguous group; false where a value or the range does not fit. */
 // @ts-ignore: decorator
 @inline
-function storeGroup(
-  values: usize,
-  count: i32,
-  bits: i32,
-  range: i32,
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  group: i32,
-  codes: usize,
-): bool {
-  const parameters = quantizeGroup(values, count, bits, range, codes);
+function storeGroup(p: Quantize, group: i32, values: usize, count: i32, packed: usize, codes: usize): bool {
+  const parameters = quantizeGroup(values, count, p.bits, p.range, codes);
   if (parameters == FAILED) return false;
-  store<u16>(scales + ((group as usize) << 1), (parameters >> 16) as u16);
-  store<u16>(mins + ((group as usize) << 1), (parameters & 0xffff) as u16);
-  packCodes(codes, count, bits, packed);
+  store<u16>(p.scales + ((group as usize) << 1), (parameters >> 16) as u16);
+  store<u16>(p.mins + ((group as usize) << 1), (parameters & 0xffff) as u16);
+  packCodes(codes, count, p.bits, packed);
   return true;
 }
 
@@ -207,24 +198,18 @@ function storeGroup(
  * `quantizeMatrix`, grouping `perToken`. Returns -1, or the number of the first group that cannot be stored.
  * `scratch`: groupSize bytes.
  */
-export function quantizeRows(
-  source: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  range: i32,
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  scratch: usize,
-): i32 {
+export function quantizeRows(p: Quantize): i32 {
+  const columns = p.columns;
+  const bits = p.bits;
+  const groupSize = p.groupSize;
+  const source = p.source;
+  let packed = p.packed;
   let group = 0;
-  for (let r = 0; r < rows; r++) {
+  for (let r = 0; r < p.rows; r++) {
     for (let c = 0; c < columns; c += groupSize) {
       const count = min(groupSize, columns - c);
       const values = source + (((r * columns + c) as usize) << 2);
-      if (!storeGroup(values, count, bits, range, packed, scales, mins, group, scratch)) return group;
+      if (!storeGroup(p, group, values, count, packed, p.scratch)) return group;
       packed += groupBytes(count, bits) as usize;
       group++;
     }
@@ -250,18 +235,14 @@ export function transpose4(a: v128, b: v128, c: v128, d: v128, target: usize, st
  * `quantizeMatrix`, grouping `perChannel`. Returns -1, or the number of the first group that cannot be stored.
  * `scratch`: 17 * groupSize + 64 bytes: four channels of a group, turned so that each is contiguous, and codes.
  */
-export function quantizeColumns(
-  source: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  range: i32,
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  scratch: usize,
-): i32 {
+export function quantizeColumns(p: Quantize): i32 {
+  const rows = p.rows;
+  const columns = p.columns;
+  const bits = p.bits;
+  const groupSize = p.groupSize;
+  const source = p.source;
+  const scratch = p.scratch;
+  let packed = p.packed;
   const rowBytes = (columns as usize) << 2;
   let group = 0;
   for (let t = 0; t < rows; t += groupSize) {
@@ -276,12 +257,12 @@ export function quantizeColumns(
       let r = 0;
       if (channels == 4) {
         for (; r + 4 <= count; r += 4) {
-          const p = corner + (r as usize) * rowBytes;
+          const at = corner + (r as usize) * rowBytes;
           transpose4(
-            v128.load(p),
-            v128.load(p + rowBytes),
-            v128.load(p + 2 * rowBytes),
-            v128.load(p + 3 * rowBytes),
+            v128.load(at),
+            v128.load(at + rowBytes),
+            v128.load(at + 2 * rowBytes),
+            v128.load(at + 3 * rowBytes),
             scratch + ((r as usize) << 2),
             channelBytes,
           );
@@ -297,7 +278,7 @@ export function quantizeColumns(
       }
       for (let j = 0; j < channels; j++) {
         const values = scratch + (j as usize) * channelBytes;
-        if (!storeGroup(values, count, bits, range, packed, scales, mins, group, codes)) return group;
+        if (!storeGroup(p, group, values, count, packed, codes)) return group;
         packed += bytes;
         group++;
       }
@@ -334,18 +315,15 @@ function dequantizeGroup(codes: usize, count: i32, scale: f32, minimum: f32, tar
 
 // @ts-ignore: decorator
 @inline
-function readRows(
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  target: usize,
-  scratch: usize,
-  add: bool,
-): void {
+export function readRows(p: Codes, target: usize, add: bool): void {
+  const rows = p.rows;
+  const columns = p.columns;
+  const bits = p.bits;
+  const groupSize = p.groupSize;
+  const scratch = p.scratch;
+  let packed = p.packed;
+  let scales = p.scales;
+  let mins = p.mins;
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c += groupSize) {
       const count = min(groupSize, columns - c);
@@ -362,33 +340,13 @@ function readRows(
 }
 
 /** `dequantizeMatrix`, grouping `perToken`. `scratch`: groupSize bytes. */
-export function dequantizeRows(
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  target: usize,
-  scratch: usize,
-): void {
-  readRows(packed, scales, mins, rows, columns, bits, groupSize, target, scratch, false);
+export function dequantizeRows(p: Dequantize): void {
+  readRows(p, p.target, false);
 }
 
 /** `add(target, dequantizeMatrix(...))` in place, grouping `perToken`. `scratch`: groupSize bytes. */
-export function dequantizeAddRows(
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  target: usize,
-  scratch: usize,
-): void {
-  readRows(packed, scales, mins, rows, columns, bits, groupSize, target, scratch, true);
+export function dequantizeAddRows(p: Dequantize): void {
+  readRows(p, p.target, true);
 }
 
 /**
@@ -405,18 +363,15 @@ function unpackChannels(packed: usize, channels: i32, count: i32, bits: i32, cod
 
 // @ts-ignore: decorator
 @inline
-function readColumns(
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  target: usize,
-  scratch: usize,
-  add: bool,
-): void {
+export function readColumns(p: Codes, target: usize, add: bool): void {
+  const rows = p.rows;
+  const columns = p.columns;
+  const bits = p.bits;
+  const groupSize = p.groupSize;
+  const scratch = p.scratch;
+  let packed = p.packed;
+  let scales = p.scales;
+  let mins = p.mins;
   const rowBytes = (columns as usize) << 2;
   for (let t = 0; t < rows; t += groupSize) {
     const count = min(groupSize, rows - t);
@@ -449,11 +404,11 @@ function readColumns(
           const turned = i8x16.shuffle(ab, ab, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
           const low = i16x8.extend_low_i8x16_u(turned);
           const high = i16x8.extend_high_i8x16_u(turned);
-          const p = corner + (r as usize) * rowBytes;
-          storeLevels(p, i32x4.extend_low_i16x8_u(low), s, m, add);
-          storeLevels(p + rowBytes, i32x4.extend_high_i16x8_u(low), s, m, add);
-          storeLevels(p + 2 * rowBytes, i32x4.extend_low_i16x8_u(high), s, m, add);
-          storeLevels(p + 3 * rowBytes, i32x4.extend_high_i16x8_u(high), s, m, add);
+          const at = corner + (r as usize) * rowBytes;
+          storeLevels(at, i32x4.extend_low_i16x8_u(low), s, m, add);
+          storeLevels(at + rowBytes, i32x4.extend_high_i16x8_u(low), s, m, add);
+          storeLevels(at + 2 * rowBytes, i32x4.extend_low_i16x8_u(high), s, m, add);
+          storeLevels(at + 3 * rowBytes, i32x4.extend_high_i16x8_u(high), s, m, add);
         }
       }
       for (; r < count; r++) {
@@ -461,9 +416,9 @@ function readColumns(
           const scale = halfToFloatScalar(load<u16>(scales + ((j as usize) << 1)));
           const minimum = halfToFloatScalar(load<u16>(mins + ((j as usize) << 1)));
           const code = load<u8>(scratch + (j as usize) * stride + (r as usize)) as f32;
-          const p = corner + (r as usize) * rowBytes + ((j as usize) << 2);
+          const at = corner + (r as usize) * rowBytes + ((j as usize) << 2);
           const value = code * scale + minimum;
-          store<f32>(p, add ? load<f32>(p) + value : value);
+          store<f32>(at, add ? load<f32>(at) + value : value);
         }
       }
       packed += (channels as usize) * bytes;
@@ -481,87 +436,11 @@ function storeLevels(p: usize, codes: v128, s: v128, m: v128, add: bool): void {
 }
 
 /** `dequantizeMatrix`, grouping `perChannel`. `scratch`: 4 * groupSize + 64 bytes. */
-export function dequantizeColumns(
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  target: usize,
-  scratch: usize,
-): void {
-  readColumns(packed, scales, mins, rows, columns, bits, groupSize, target, scratch, false);
+export function dequantizeColumns(p: Dequantize): void {
+  readColumns(p, p.target, false);
 }
 
 /** `add(target, dequantizeMatrix(...))` in place, grouping `perChannel`. `scratch`: 4 * groupSize + 64 bytes. */
-export function dequantizeAddColumns(
-  packed: usize,
-  scales: usize,
-  mins: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  target: usize,
-  scratch: usize,
-): void {
-  readColumns(packed, scales, mins, rows, columns, bits, groupSize, target, scratch, true);
-}
-
-/** `unpackMatrix`, grouping `perToken`: codes [rows, columns], one byte each. */
-export function unpackRows(packed: usize, rows: i32, columns: i32, bits: i32, groupSize: i32, codes: usize): void {
-  for (let r = 0; r < rows; r++) {
-    for (let c = 0; c < columns; c += groupSize) {
-      const count = min(groupSize, columns - c);
-      unpackCodes(packed, count, bits, codes);
-      packed += groupBytes(count, bits) as usize;
-      codes += count as usize;
-    }
-  }
-}
-
-/** `unpackMatrix`, grouping `perChannel`. `scratch`: 4 * groupSize + 64 bytes. */
-export function unpackColumns(
-  packed: usize,
-  rows: i32,
-  columns: i32,
-  bits: i32,
-  groupSize: i32,
-  codes: usize,
-  scratch: usize,
-): void {
-  for (let t = 0; t < rows; t += groupSize) {
-    const count = min(groupSize, rows - t);
-    const bytes = groupBytes(count, bits) as usize;
-    const stride = ((count + 15) & ~15) as usize;
-    for (let c = 0; c < columns; c += 4) {
-      const channels = min(4, columns - c);
-      unpackChannels(packed, channels, count, bits, scratch, stride);
-      let r = 0;
-      const corner = codes + ((t * columns + c) as usize);
-      if (channels == 4) {
-        for (; r + 4 <= count; r += 4) {
-          const q = scratch + (r as usize);
-          const ab = i32x4(load<i32>(q), load<i32>(q + stride), load<i32>(q + 2 * stride), load<i32>(q + 3 * stride));
-          const turned = i8x16.shuffle(ab, ab, 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-          const p = corner + (r as usize) * (columns as usize);
-          store<i32>(p, i32x4.extract_lane(turned, 0));
-          store<i32>(p + (columns as usize), i32x4.extract_lane(turned, 1));
-          store<i32>(p + 2 * (columns as usize), i32x4.extract_lane(turned, 2));
-          store<i32>(p + 3 * (columns as usize), i32x4.extract_lane(turned, 3));
-        }
-      }
-      for (; r < count; r++) {
-        for (let j = 0; j < channels; j++) {
-          store<u8>(
-            corner + (r as usize) * (columns as usize) + (j as usize),
-            load<u8>(scratch + (j as usize) * stride + (r as usize)),
-          );
-        }
-      }
-      packed += (channels as usize) * bytes;
-    }
-  }
+export function dequantizeAddColumns(p: Dequantize): void {
+  readColumns(p, p.target, true);
 }

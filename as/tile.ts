@@ -1,5 +1,5 @@
 /**
- * The integer product that everything quantized comes down to, and the two operand formats it takes.
+ * The integer product that everything quantized comes down to (register-tile.ts), and the two operand formats it takes.
  *
  *     out[t, j] = sum over blocks b of  ( sum over k in b of rows[t, k] * panel[j, k] )   an integer, exact
  *                                       * rowScale[t, b] * panelScale[j, b]

@@ -4,7 +4,7 @@
  *     npm run bench:kernels -- [--kernel simd|relaxed|auto] [--only text] [--seconds s] [--wasm folder] [--json]
  *
  * Products are given in GMAC/s (10^9 multiply-adds a second) and as a ratio to the plain tile, which multiplies
- * 16-bit integers without unpacking or scaling anything; everything else in 10^9 elements a second. Each
+ * 16-bit integers that are there already, with one scale a row; everything else in 10^9 elements a second. Each
  * measurement is the median of rounds in which all kernels take their turn, so that a busy machine slows all alike,
  * and time is processor time, which does not count waiting for a core.
  *
@@ -28,7 +28,9 @@ import {
   weightKernels,
 } from '../src/engine/kernels.js';
 import { compileKernels, instantiateKernels, type KernelChoice } from '../src/engine/load-wasm.js';
+import { type BlockKernel, PARAMETER_BYTES, type ParameterBlock } from '../src/engine/parameter-blocks.js';
 import { PRODUCT_TYPES, weightBytes } from '../src/quant/weight-types.js';
+import { writeBlock } from '../test/unit/engine/kernels/call-block.js';
 import { type Environment, environment } from './report.js';
 
 const { values: options } = parseArgs({
@@ -92,6 +94,13 @@ function random(count: number, scale = 1): number {
   return at;
 }
 
+/** A call of a kernel whose parameter block is written once: what is measured is the kernel. */
+function prepared<K extends BlockKernel>(kernel: K, block: ParameterBlock<K>): () => void {
+  const at = reserve(PARAMETER_BYTES);
+  writeBlock(memory, at, kernel, block);
+  return () => kernels[kernel](at);
+}
+
 const subjects: Subject[] = [];
 const product = (name: string, work: number, run: () => void): void => {
   subjects.push({ name, work, unit: 'GMAC/s', run });
@@ -101,22 +110,21 @@ const pass = (name: string, work: number, run: () => void): void => {
 };
 
 const out = reserve(512 * INTERMEDIATE * 4);
-const scratch = reserve(65536 * 4);
 
 // ---- plain tiles ---------------------------------------------------------------------------------------------
 
-const plainPanels = reserve(KV_DIM * HIDDEN * 2);
-const plainRows = reserve(BLOCK_TOKENS * HIDDEN * 2);
+const plainPanels = reserve(packedWeightsBytes(KV_DIM, HIDDEN, HIDDEN));
+const plainTile = reserve(tileBytes(BLOCK_TOKENS, HIDDEN, HIDDEN));
 new Int8Array(memory.buffer, plainPanels, KV_DIM * HIDDEN * 2).forEach((_, i, all) => {
   all[i] = (i % 15) - 7;
 });
-new Int8Array(memory.buffer, plainRows, BLOCK_TOKENS * HIDDEN * 2).fill(3);
+new Int8Array(memory.buffer, plainTile, BLOCK_TOKENS * HIDDEN * 2).fill(3);
 const tileWork = BLOCK_TOKENS * KV_DIM * HIDDEN;
 product('plain tile, 16-bit', tileWork, () =>
-  kernels.plainTileInt16(plainPanels, plainRows, BLOCK_TOKENS, KV_DIM, HIDDEN, out),
+  kernels.matmulTileFloat(plainPanels, plainTile, BLOCK_TOKENS, HIDDEN, HIDDEN, KV_DIM, out, KV_DIM),
 );
 product('plain tile, 8-bit', tileWork, () =>
-  kernels.plainTileInt8(plainPanels, plainRows, BLOCK_TOKENS, KV_DIM, HIDDEN, out),
+  kernels.matmulTileInt8(plainPanels, plainTile, BLOCK_TOKENS, HIDDEN, HIDDEN, KV_DIM, out, KV_DIM),
 );
 
 // ---- weights of a file -----------------------------------------------------------------------------------------
@@ -142,10 +150,10 @@ for (const type of PRODUCT_TYPES) {
   kernels.quantizeTile(x, BLOCK_TOKENS, k, block, limit, tile);
   const space = reserve(matmulScratchBytes(k));
   product(`${type} decode`, many * k, () =>
-    matmul(weights, takesTile ? one : x, 1, many, k, 0, many, out, many, space),
+    matmul(weights, takesTile ? one : x, 1, k, many, out, many, space),
   );
   product(`${type} prefill of 128`, BLOCK_TOKENS * HIDDEN * k, () =>
-    matmul(weights, takesTile ? tile : x, BLOCK_TOKENS, many, k, 0, HIDDEN, out, HIDDEN, space),
+    matmul(weights, takesTile ? tile : x, BLOCK_TOKENS, k, HIDDEN, out, HIDDEN, space),
   );
   if (type === 'Q8_0') {
     pass('quantize activations', BLOCK_TOKENS * k, () =>
@@ -175,21 +183,22 @@ for (const [label, columns] of [
       const packed = reserve(BLOCK_TOKENS * columns);
       const scales = reserve(BLOCK_TOKENS * 5 * 2);
       const mins = reserve(BLOCK_TOKENS * 5 * 2);
-      kernels.quantizeRows(x, BLOCK_TOKENS, columns, bits, 128, 0, packed, scales, mins, stored.scratch);
+      const codes = { packed, scales, mins, rows: BLOCK_TOKENS, columns, bits, groupSize: 128 };
+      const { scratch } = stored;
+      prepared('quantizeRows', { ...codes, scratch, source: x, range: 0 })();
       const weights = reserve(packedWeightsBytes(KV_DIM, columns, 128));
       const tile = reserve(tileBytes(BLOCK_TOKENS, columns, 128));
-      const [unpack, multiply] =
-        keys === 'exact'
-          ? [kernels.unpackTile, kernels.matmulTile]
-          : [kernels.unpackTileInt8, kernels.matmulTileInt8];
+      const kernel = keys === 'exact' ? 'unpackTile' : 'unpackTileInt8';
+      const unpack = prepared(kernel, { ...codes, scratch, perChannel: 0, block: 128, tile });
+      const multiply = keys === 'exact' ? kernels.matmulTile : kernels.matmulTileInt8;
       if (keys === 'exact') {
         kernels.packWeights(keyWeights, KV_DIM, columns, 128, INTEGER_LIMITS.codes, 0, 0, weights);
       } else {
         kernels.packWeightsInt8(keyWeights, KV_DIM, columns, 128, 0, 0, weights);
       }
       product(`remat ${label}, ${bits} bits per token, ${keys}`, work, () => {
-        unpack(packed, scales, mins, BLOCK_TOKENS, columns, bits, 128, 0, 128, tile, stored.scratch);
-        multiply(weights, tile, BLOCK_TOKENS, KV_DIM, columns, 128, 0, KV_DIM, out, KV_DIM, 0);
+        unpack();
+        multiply(weights, tile, BLOCK_TOKENS, columns, 128, KV_DIM, out, KV_DIM);
       });
     }
   }
@@ -198,32 +207,22 @@ for (const [label, columns] of [
   const scales = reserve(columns * 2);
   const mins = reserve(columns * 2);
   const space = reserve(quantizeScratchBytes(128));
-  kernels.quantizeColumns(x, BLOCK_TOKENS, columns, bits, 128, 0, packed, scales, mins, space);
+  const codes = { packed, scales, mins, rows: BLOCK_TOKENS, columns, bits, groupSize: 128, scratch: space };
+  prepared('quantizeColumns', { ...codes, source: x, range: 0 })();
   const weights = reserve(packedWeightsBytes(KV_DIM, columns, 128));
   const tile = reserve(tileBytes(BLOCK_TOKENS, columns, 128));
+  const unpack = prepared('unpackTile', { ...codes, perChannel: 1, block: 128, tile });
   product(`remat ${label}, 4 bits per channel, exact`, work, () => {
-    kernels.unpackTile(packed, 0, 0, BLOCK_TOKENS, columns, bits, 128, 1, 128, tile, space);
+    unpack();
     kernels.packWeights(keyWeights, KV_DIM, columns, 128, INTEGER_LIMITS.codes, scales, mins, weights);
-    kernels.matmulTile(weights, tile, BLOCK_TOKENS, KV_DIM, columns, 128, 0, KV_DIM, out, KV_DIM, 0);
+    kernels.matmulTile(weights, tile, BLOCK_TOKENS, columns, 128, KV_DIM, out, KV_DIM);
   });
   const floatWeights = reserve(packedWeightsBytes(KV_DIM, columns, 32));
   const floatTile = reserve(tileBytes(BLOCK_TOKENS, columns, 32));
   kernels.packWeights(keyWeights, KV_DIM, columns, 32, INTEGER_LIMITS.float, 0, 0, floatWeights);
   product(`remat ${label}, f32 accumulator, exact`, work, () => {
     kernels.quantizeTile(x, BLOCK_TOKENS, columns, 32, INTEGER_LIMITS.float, floatTile);
-    kernels.matmulTileFloat(
-      floatWeights,
-      floatTile,
-      BLOCK_TOKENS,
-      KV_DIM,
-      columns,
-      32,
-      0,
-      KV_DIM,
-      out,
-      KV_DIM,
-      0,
-    );
+    kernels.matmulTileFloat(floatWeights, floatTile, BLOCK_TOKENS, columns, 32, KV_DIM, out, KV_DIM);
   });
 }
 
@@ -243,132 +242,64 @@ for (const [label, count, heads, kvHeads] of [
   ['128 queries, 9 heads on 3', BLOCK_TOKENS, 9, 3],
 ] as const) {
   const kvDim = kvHeads * HEAD;
-  product(`attend ${label}, values`, count * heads * BLOCK_TOKENS * HEAD * 2, () => {
-    kernels.attendBegin(maxima, sums, acc, count * heads, HEAD);
-    kernels.attendBlock(
-      queries,
-      count,
+  const attend = (width: number, valueHeadStride: number): (() => void) => {
+    const block = prepared('attendBlock', {
+      q: queries,
       heads,
       kvHeads,
-      HEAD,
-      keysT,
-      BLOCK_TOKENS,
+      headDim: HEAD,
+      keys: keysT,
+      tokens: BLOCK_TOKENS,
       values,
-      kvDim,
-      HEAD,
-      HEAD,
-      0.125,
-      1000,
-      0,
+      valueStride: kvDim,
+      valueHeadStride,
+      width,
+      scale: 0.125,
+      firstQuery: 1000,
+      firstKey: 0,
       maxima,
       sums,
       acc,
-      0,
-      kvHeads,
-      0,
-      count,
-      0,
-      attendScratch,
-    );
-  });
+      headStart: 0,
+      headEnd: kvHeads,
+      queryStart: 0,
+      queryEnd: count,
+      window: 0,
+      scratch: attendScratch,
+    });
+    return () => {
+      kernels.attendBegin(maxima, sums, acc, count * heads, width);
+      block();
+    };
+  };
+  const work = count * heads * BLOCK_TOKENS;
+  product(`attend ${label}, values`, work * HEAD * 2, attend(HEAD, HEAD));
   if (count > 1) continue;
-  product(`attend ${label}, latents of ${kvDim}`, count * heads * BLOCK_TOKENS * (HEAD + kvDim), () => {
-    kernels.attendBegin(maxima, sums, acc, count * heads, kvDim);
-    kernels.attendBlock(
-      queries,
-      count,
-      heads,
-      kvHeads,
-      HEAD,
-      keysT,
-      BLOCK_TOKENS,
-      values,
-      kvDim,
-      0,
-      kvDim,
-      0.125,
-      1000,
-      0,
-      maxima,
-      sums,
-      acc,
-      0,
-      kvHeads,
-      0,
-      count,
-      0,
-      attendScratch,
-    );
-  });
+  product(`attend ${label}, latents of ${kvDim}`, work * (HEAD + kvDim), attend(kvDim, 0));
 }
 const keys = random(BLOCK_TOKENS * KV_DIM);
 const halves = reserve(BLOCK_TOKENS * KV_DIM * 2);
 kernels.encodeFloat16(keys, halves, BLOCK_TOKENS * KV_DIM);
 pass('f16 to f32', BLOCK_TOKENS * KV_DIM, () => kernels.decodeFloat16(halves, out, BLOCK_TOKENS * KV_DIM));
 pass('finish keys (RoPE, transpose)', BLOCK_TOKENS * KV_DIM, () =>
-  kernels.finishKeys(keys, BLOCK_TOKENS, 3, HEAD, 0, 0, 1e-5, cos, cos, 0, keysT, 0, 3),
+  kernels.finishKeys(keys, BLOCK_TOKENS, 3, HEAD, cos, cos, 0, keysT),
 );
 
 // ---- writing ---------------------------------------------------------------------------------------------------
 
+const written = { ...stored, rows: BLOCK_TOKENS, columns: HIDDEN, groupSize: 128 };
 for (const [label, range] of Object.entries(RANGE_CODES)) {
   for (const bits of [2, 4]) {
-    pass(`quantize ${bits} bits per token, ${label}`, BLOCK_TOKENS * HIDDEN, () =>
-      kernels.quantizeRows(
-        x,
-        BLOCK_TOKENS,
-        HIDDEN,
-        bits,
-        128,
-        range,
-        stored.packed,
-        stored.scales,
-        stored.mins,
-        stored.scratch,
-      ),
-    );
+    const rows = prepared('quantizeRows', { ...written, bits, source: x, range });
+    pass(`quantize ${bits} bits per token, ${label}`, BLOCK_TOKENS * HIDDEN, rows);
   }
-  pass(`quantize 4 bits per channel, ${label}`, BLOCK_TOKENS * HIDDEN, () =>
-    kernels.quantizeColumns(
-      x,
-      BLOCK_TOKENS,
-      HIDDEN,
-      4,
-      128,
-      range,
-      stored.packed,
-      stored.scales,
-      stored.mins,
-      stored.scratch,
-    ),
-  );
+  const columns = prepared('quantizeColumns', { ...written, bits: 4, source: x, range });
+  pass(`quantize 4 bits per channel, ${label}`, BLOCK_TOKENS * HIDDEN, columns);
 }
-kernels.quantizeRows(
-  x,
-  BLOCK_TOKENS,
-  HIDDEN,
-  2,
-  128,
-  0,
-  stored.packed,
-  stored.scales,
-  stored.mins,
-  stored.scratch,
-);
-const accumulator = random(BLOCK_TOKENS * HIDDEN);
-pass('accumulate 2-bit deltas', BLOCK_TOKENS * HIDDEN, () =>
-  kernels.dequantizeAddRows(
-    stored.packed,
-    stored.scales,
-    stored.mins,
-    BLOCK_TOKENS,
-    HIDDEN,
-    2,
-    128,
-    accumulator,
-    stored.scratch,
-  ),
-);
+const deltas = { ...written, bits: 2 };
+prepared('quantizeRows', { ...deltas, source: x, range: 0 })();
+const target = random(BLOCK_TOKENS * HIDDEN);
+pass('accumulate 2-bit deltas', BLOCK_TOKENS * HIDDEN, prepared('dequantizeAddRows', { ...deltas, target }));
 const rotating = random(BLOCK_TOKENS * HIDDEN);
 pass('rotate', BLOCK_TOKENS * HIDDEN, () => kernels.hadamardRows(rotating, BLOCK_TOKENS, HIDDEN));
 
@@ -380,7 +311,6 @@ const [gate, up] = [random(BLOCK_TOKENS * INTERMEDIATE), random(BLOCK_TOKENS * I
 pass('SiLU gate', BLOCK_TOKENS * INTERMEDIATE, () =>
   kernels.siluGate(gate, up, out, BLOCK_TOKENS * INTERMEDIATE),
 );
-pass('softmax', BLOCK_TOKENS * BLOCK_TOKENS, () => kernels.softmaxRows(scratch, BLOCK_TOKENS, BLOCK_TOKENS));
 
 // ---- measure -----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,5 @@
 /**
- * Kernel calls by name: what attention, norms and products take, as objects instead of lists of up to 22 numbers.
- *
- * The order of the arguments is known here and in as/ only. Pointers and counts as in kernels.ts.
+ * Kernel calls by name: what attention and norms take, from what the engine knows. Pointers and counts as in kernels.ts.
  *
  * @module
  */
@@ -99,30 +97,30 @@ export function recordAttendBlock(
   const { numAttentionHeads, numKeyValueHeads, headDim } = config;
   const { rows = [0, queries.count], heads = [0, numKeyValueHeads] } = range ?? {};
   const { maxima, sums, acc, width } = queries.softmax;
-  recorder.call(
-    'attendBlock',
-    queries.pointer,
-    queries.count,
-    numAttentionHeads,
-    numKeyValueHeads,
+  recorder.call('attendBlock', {
+    q: queries.pointer,
+    heads: numAttentionHeads,
+    kvHeads: numKeyValueHeads,
     headDim,
-    block.keysT,
-    block.tokens,
-    block.values,
-    block.stride,
-    block.headStride,
+    keys: block.keysT,
+    tokens: block.tokens,
+    values: block.values,
+    valueStride: block.stride,
+    valueHeadStride: block.headStride,
     width,
     scale,
-    queries.position,
-    block.firstKey,
+    firstQuery: queries.position,
+    firstKey: block.firstKey,
     maxima,
     sums,
     acc,
-    ...heads,
-    ...rows,
+    headStart: heads[0],
+    headEnd: heads[1],
+    queryStart: rows[0],
+    queryEnd: rows[1],
     window,
     scratch,
-  );
+  });
 }
 
 /** Keys (before RoPE, otherwise finished) and values in f16, [tokens, kvDim] each. */
@@ -146,28 +144,33 @@ export function recordAttendFloat16(
 ): void {
   const { numAttentionHeads, numKeyValueHeads, headDim, ropeLayout } = config;
   const { maxima, sums, acc } = queries.softmax;
-  recorder.call(
-    'attendHalfBlock',
-    queries.pointer,
-    queries.count,
-    numAttentionHeads,
-    numKeyValueHeads,
+  recorder.call('attendHalfBlock', {
+    q: queries.pointer,
+    heads: numAttentionHeads,
+    kvHeads: numKeyValueHeads,
     headDim,
-    block.keys,
-    block.values,
-    block.tokens,
-    block.positions.cos,
-    block.positions.sin,
-    ROPE_CODES[ropeLayout],
+    keys: block.keys,
+    tokens: block.tokens,
+    values: block.values,
+    valueStride: numKeyValueHeads * headDim,
+    valueHeadStride: headDim,
+    width: headDim,
     scale,
-    queries.position,
-    block.firstKey,
+    firstQuery: queries.position,
+    firstKey: block.firstKey,
     maxima,
     sums,
     acc,
+    headStart: 0,
+    headEnd: numKeyValueHeads,
+    queryStart: 0,
+    queryEnd: queries.count,
     window,
     scratch,
-  );
+    cos: block.positions.cos,
+    sin: block.positions.sin,
+    layout: ROPE_CODES[ropeLayout],
+  });
 }
 
 /** Empties running softmaxes. */
@@ -229,33 +232,12 @@ export function recordFinishKeys(
   positions: RopeTables,
   keysT: Pointer,
 ): void {
-  const { numKeyValueHeads: heads, headDim, rmsNormEps, ropeLayout } = config;
-  let { bias, norm } = due;
-  if (norm && config.qkNorm === 'width') {
-    // the kernel knows norms of heads only
-    if (bias) recorder.call('addBias', keys, bias, tokens, heads * headDim);
-    recordHeadNorm(recorder, config, norm, keys, tokens, heads);
-    bias = 0;
-    norm = 0;
-  }
+  const { numKeyValueHeads: heads, headDim, ropeLayout } = config;
+  const { bias, norm } = due;
+  if (bias) recorder.call('addBias', keys, bias, tokens, heads * headDim);
+  if (norm) recordHeadNorm(recorder, config, norm, keys, tokens, heads);
   const { cos, sin } = positions;
-  const layout = ROPE_CODES[ropeLayout];
-  recorder.call(
-    'finishKeys',
-    keys,
-    tokens,
-    heads,
-    headDim,
-    bias,
-    norm,
-    rmsNormEps,
-    cos,
-    sin,
-    layout,
-    keysT,
-    0,
-    heads,
-  );
+  recorder.call('finishKeys', keys, tokens, heads, headDim, cos, sin, ROPE_CODES[ropeLayout], keysT);
 }
 
 /** Weights that turn products into keys and values; 0 where the model has none. */

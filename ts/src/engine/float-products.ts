@@ -88,7 +88,7 @@ export class FloatProducts {
       const out = take(rows * columns);
       writePanels(b, memory.f32.subarray(panels / 4, panels / 4 + padded * inner));
       writeLeft(memory.f32.subarray(left / 4, left / 4 + rows * inner));
-      this.#kernels.matmulF32(panels, left, rows, columns, inner, 0, columns, out, columns, 0);
+      this.#kernels.matmulF32(panels, left, rows, inner, columns, out, columns, 0);
       return matrix(rows, columns, memory.readFloats(out, rows * columns));
     } finally {
       for (const pointer of owned) memory.free(pointer);

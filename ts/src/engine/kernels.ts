@@ -10,10 +10,12 @@
  * - Outputs may not overlap inputs unless said otherwise. Nothing outside the stated sizes is read or written.
  * - Float inputs are finite. Integer results and stored bytes are exact; float results stay within the bounds that
  *   ts/test/unit/engine/kernels derives.
- * - Products take `[rowStart, rowEnd)` output rows, `rowStart` a multiple of 8: threads split there, and neither
- *   the split nor the number of tokens computed together changes one bit of a result.
+ * - A product computes the outputs of the panels from `weights` on: threads split there, at multiples of 8 outputs, and
+ *   neither the split nor the number of tokens computed together changes one bit of a result.
+ * - A kernel has at most eight parameters. One that needs more takes the address of a block of them; the fields are in
+ *   parameter-blocks.ts.
  *
- * Three formats exist only between kernels. Their layout is drawn in as/, their sizes come from functions below.
+ * Three formats exist only between kernels. Their layout is drawn in as/, their sizes are in kernel-sizes.ts.
  *
  * - **panels**: weights of a file, repacked without loss, eight output rows side by side ({@link panelBytes});
  * - **tile**: rows of 16-bit integers with a scale and an offset per block ({@link tileBytes}): activations cut to
@@ -25,10 +27,10 @@
  */
 
 import { KernelError } from '../errors.js';
-import type { ProductType } from '../quant/weight-types.js';
+import type { Pointer, ProductKernels } from './product-kernels.js';
 
-/** A byte offset into linear memory. */
-export type Pointer = number;
+export * from './kernel-sizes.js';
+export * from './product-kernels.js';
 
 /** Range rules as the quantizer kernels take them. */
 export const RANGE_CODES = { minmax: 0, mse: 1 } as const;
@@ -36,109 +38,8 @@ export const RANGE_CODES = { minmax: 0, mse: 1 } as const;
 /** RoPE layouts as the kernels take them. */
 export const ROPE_CODES = { half: 0, interleaved: 1 } as const;
 
-/** Output rows side by side in a panel. `rowStart` is a multiple of it. */
-export const PANEL_ROWS = 8;
-
-/** Block and integer limit of activations that meet the weights of a file. */
-export const ACTIVATION_TILE = { block: 32, limit: 16383 } as const;
-
-/**
- * Limits of the integers of an f32 tile and of the weights it meets, per pair, so that no sum leaves 32 bits:
- * `tile * weights * block < 2^31`. Codes (up to 255) meet `codes`; an f32 tile (an accumulator) meets `float`.
- */
-export const INTEGER_LIMITS = {
-  /** `packWeights` limit for weights that meet codes in blocks of up to 256: keys exact to 2^-16 of a block's maximum. */
-  codes: 32767,
-  /** `packWeights` and `quantizeTile` limit for f32 rows in blocks of 32. */
-  float: 8191,
-  /** `packWeights` limit of `keyWeights: 'int8'`. An f32 tile in blocks of up to 128 may then use 32767. */
-  int8: 127,
-} as const;
-
-/** `linear(x, dequantizeWeights(w))` for one weight type. */
-export type MatmulKernel = (
-  /** Panels. */
-  weights: Pointer,
-  /**
-   * Q types: a tile of `quantizeTile(x, tokens, columns, 32, 16383)`. F types: x itself, f32 [tokens, columns].
-   * Sum order and result do not depend on `tokens`.
-   */
-  x: Pointer,
-  tokens: number,
-  /** Output rows of the whole matrix. */
-  rows: number,
-  /** A multiple of 32 for blocks of 32, of 256 for K types. */
-  columns: number,
-  rowStart: number,
-  rowEnd: number,
-  /** f32, element (token, row) at `token * outStride + row`: overwritten for rows [rowStart, rowEnd). */
-  out: Pointer,
-  outStride: number,
-  /** {@link matmulScratchBytes}; one per thread. */
-  scratch: Pointer,
-) => void;
-
-/** A tile times key weights; both were made with the same `columns` and `block`. */
-export type TileProductKernel = (
-  packedWeights: Pointer,
-  tile: Pointer,
-  tokens: number,
-  /** Output rows of the whole matrix. */
-  rows: number,
-  columns: number,
-  block: number,
-  rowStart: number,
-  rowEnd: number,
-  /** f32, element (token, row) at `token * outStride + row`. */
-  out: Pointer,
-  outStride: number,
-  /** 1 adds to what is there, 0 overwrites. */
-  accumulate: number,
-) => void;
-
-/** Rows of a file to panels. `source` as in the file (any alignment), `target`: {@link panelBytes}. */
-export type RepackKernel = (source: Pointer, rows: number, columns: number, target: Pointer) => void;
-
-/** Row `index` of panels, dequantized to f32 [columns]: bit for bit a row of `dequantizeWeights`. */
-export type EmbedKernel = (
-  weights: Pointer,
-  rows: number,
-  columns: number,
-  index: number,
-  out: Pointer,
-) => void;
-
-/** Writes f32 [rows, columns] from stored codes; `scratch` as for {@link Kernels.quantizeRows} or `quantizeColumns`. */
-export type DequantizeKernel = (
-  packed: Pointer,
-  scales: Pointer,
-  mins: Pointer,
-  rows: number,
-  columns: number,
-  bits: number,
-  groupSize: number,
-  target: Pointer,
-  scratch: Pointer,
-) => void;
-
-/** Quantizes f32 [rows, columns]; returns -1, or the number of the first group that cannot be stored. */
-export type QuantizeKernel = (
-  source: Pointer,
-  rows: number,
-  columns: number,
-  bits: number,
-  groupSize: number,
-  /** {@link RANGE_CODES} */
-  range: number,
-  /** Any alignment, as are `scales` and `mins` (of 2). */
-  packed: Pointer,
-  scales: Pointer,
-  mins: Pointer,
-  scratch: Pointer,
-) => number;
-
 /** Everything a build exports. */
-export interface Kernels {
+export interface Kernels extends ProductKernels {
   // ---- f16 (numerics/float16.ts) ----------------------------------------------------------------------------
 
   /**
@@ -149,27 +50,21 @@ export interface Kernels {
   encodeFloat16(source: Pointer, target: Pointer, count: number): number;
   /** `decodeFloat16`. */
   decodeFloat16(source: Pointer, target: Pointer, count: number): void;
-  /** `decodeBfloat16`. */
-  decodeBfloat16(source: Pointer, target: Pointer, count: number): void;
 
   // ---- the quantizer (quant/) -------------------------------------------------------------------------------
 
-  /** `packCodes` of one group: u8 [count] to bytes. */
-  packCodes(codes: Pointer, count: number, bits: number, packed: Pointer): void;
-  /** `unpackCodes` of one group. */
-  unpackCodes(packed: Pointer, count: number, bits: number, codes: Pointer): void;
-  /** `quantizeMatrix` with grouping `perToken`, exact. `scratch`: {@link quantizeScratchBytes}. */
-  quantizeRows: QuantizeKernel;
-  /** `quantizeMatrix` with grouping `perChannel`, exact. `scratch`: {@link quantizeScratchBytes}. */
-  quantizeColumns: QuantizeKernel;
+  /** `quantizeMatrix` with grouping `perToken`, exact; returns -1, or the number of the first group that cannot be stored. */
+  quantizeRows(block: Pointer): number;
+  /** The same with grouping `perChannel`. */
+  quantizeColumns(block: Pointer): number;
   /** `dequantizeMatrix`, `perToken`, exact. */
-  dequantizeRows: DequantizeKernel;
+  dequantizeRows(block: Pointer): void;
   /** `dequantizeMatrix`, `perChannel`, exact. */
-  dequantizeColumns: DequantizeKernel;
+  dequantizeColumns(block: Pointer): void;
   /** `add(target, dequantizeMatrix(...))` in place, `perToken`, exact: the next layer's accumulator. */
-  dequantizeAddRows: DequantizeKernel;
+  dequantizeAddRows(block: Pointer): void;
   /** `add(target, dequantizeMatrix(...))` in place, `perChannel`, exact. */
-  dequantizeAddColumns: DequantizeKernel;
+  dequantizeAddColumns(block: Pointer): void;
   /**
    * `quantizeSymmetric` of neighbouring channels with the same bits and of one block of tokens, exact: one group each.
    * `source`: f32, element (token, channel) at `token * stride + channel`, of any alignment, as are `packed` and `scales`
@@ -229,192 +124,19 @@ export interface Kernels {
     /** {@link quantizeScratchBytes} */
     scratch: Pointer,
   ): void;
-  /** `unpackMatrix`, `perToken`: u8 [rows, columns]. */
-  unpackRows(
-    packed: Pointer,
-    rows: number,
-    columns: number,
-    bits: number,
-    groupSize: number,
-    codes: Pointer,
-  ): void;
-  /** `unpackMatrix`, `perChannel`. `scratch`: {@link quantizeScratchBytes}. */
-  unpackColumns(
-    packed: Pointer,
-    rows: number,
-    columns: number,
-    bits: number,
-    groupSize: number,
-    codes: Pointer,
-    scratch: Pointer,
-  ): void;
   /** `hadamardInto` of each row of x [rows, columns], in place, exact. */
   hadamardRows(x: Pointer, rows: number, columns: number): void;
-
-  // ---- products with the weights of a file ------------------------------------------------------------------
-
-  /**
-   * f32 [rows, columns] to a tile: integers of at most `limit`, one scale (maximum / limit) per `block` columns of
-   * a row, and the block's sum as the offset. `block`: a multiple of 8, or at least `columns`. `tile`:
-   * {@link tileBytes}.
-   */
-  quantizeTile(x: Pointer, rows: number, columns: number, block: number, limit: number, tile: Pointer): void;
-  matmulF32: MatmulKernel;
-  matmulF16: MatmulKernel;
-  matmulBF16: MatmulKernel;
-  matmulQ8_0: MatmulKernel;
-  matmulQ4_0: MatmulKernel;
-  matmulQ4_1: MatmulKernel;
-  matmulQ5_1: MatmulKernel;
-  matmulQ2_K: MatmulKernel;
-  matmulQ4_K: MatmulKernel;
-  matmulQ5_K: MatmulKernel;
-  matmulQ6_K: MatmulKernel;
-  repackF32: RepackKernel;
-  /** F16 and BF16. */
-  repackF16: RepackKernel;
-  repackQ8_0: RepackKernel;
-  repackQ4_0: RepackKernel;
-  repackQ4_1: RepackKernel;
-  repackQ5_1: RepackKernel;
-  repackQ2_K: RepackKernel;
-  repackQ4_K: RepackKernel;
-  repackQ5_K: RepackKernel;
-  repackQ6_K: RepackKernel;
-  /** To panels of Q6_K. */
-  repackIQ4_XS: RepackKernel;
-  embedF32: EmbedKernel;
-  embedF16: EmbedKernel;
-  embedBF16: EmbedKernel;
-  embedQ8_0: EmbedKernel;
-  embedQ4_0: EmbedKernel;
-  embedQ4_1: EmbedKernel;
-  embedQ5_1: EmbedKernel;
-  embedQ2_K: EmbedKernel;
-  embedQ4_K: EmbedKernel;
-  embedQ5_K: EmbedKernel;
-  embedQ6_K: EmbedKernel;
-
-  // ---- rematerialization: sealed codes times key (or value) weights (cache/fold.ts `project`) ----------------
-
-  /**
-   * Codes of a sealed block to a tile: the integers are the codes. `perToken` (perChannel = 0): scale and offset of
-   * a block are scale and minimum of its group, and `block` divides `groupSize` (or both reach `columns`);
-   * `groupSize` is a multiple of 8. `perChannel` (1), for at most one group of tokens (rows <= groupSize): scale
-   * and offset are 1, and scales and minima go into {@link Kernels.packWeights} instead; `scales` and `mins` are
-   * not read. `block` at most 256. `scratch`: {@link quantizeScratchBytes}.
-   */
-  unpackTile(
-    packed: Pointer,
-    scales: Pointer,
-    mins: Pointer,
-    rows: number,
-    columns: number,
-    bits: number,
-    groupSize: number,
-    perChannel: number,
-    block: number,
-    tile: Pointer,
-    scratch: Pointer,
-  ): void;
-  /**
-   * f32 weights [rows, columns] to key weights: integers of at most `limit`, one scale per `block` columns and row.
-   * With `channelScales` and `channelMins` (f16 [columns]; 0 for none) the columns are multiplied by the scales
-   * first and the minima become the offsets: weights for the per-channel codes of one block. `target`:
-   * {@link packedWeightsBytes}. 8 outputs at a time; cheap next to the product (about 2 % at 128 tokens).
-   */
-  packWeights(
-    weights: Pointer,
-    rows: number,
-    columns: number,
-    block: number,
-    limit: number,
-    channelScales: Pointer,
-    channelMins: Pointer,
-    target: Pointer,
-  ): void;
-  /**
-   * `linear(dequantizeMatrix(codes), weights)`, codes from {@link Kernels.unpackTile}: [tokens, rows] into out, element
-   * (token, row) at `token * outStride + row`; `accumulate` = 1 adds to what is there. `block` as given to both operands.
-   */
-  matmulTile: TileProductKernel;
-  /**
-   * `linear(x, weights)` of f32 rows, tile from {@link Kernels.quantizeTile}, weights from {@link Kernels.packWeights}
-   * without channel scales; otherwise as {@link Kernels.matmulTile}. Limits: {@link INTEGER_LIMITS}.
-   */
-  matmulTileFloat: TileProductKernel;
-  /**
-   * `unpackTile`, `packWeights` and `matmulTile` for `keyWeights: 'int8'` and codes of 1 to 4 bits. Relaxed builds keep bytes and use the 8-bit
-   * multiply-add; plain builds do what the 16-bit kernels do with limit 127. Same results, to a rounding.
-   */
-  unpackTileInt8(
-    packed: Pointer,
-    scales: Pointer,
-    mins: Pointer,
-    rows: number,
-    columns: number,
-    bits: number,
-    groupSize: number,
-    perChannel: number,
-    block: number,
-    tile: Pointer,
-    scratch: Pointer,
-  ): void;
-  packWeightsInt8(
-    weights: Pointer,
-    rows: number,
-    columns: number,
-    block: number,
-    channelScales: Pointer,
-    channelMins: Pointer,
-    target: Pointer,
-  ): void;
-  matmulTileInt8: TileProductKernel;
 
   // ---- the cross-layer path (cache/accumulator.ts, cache/xquant-cl.ts) ---------------------------------------
 
   /**
-   * Seals one block of `CrossLayerDeltaCache`, exact: difference = x - accumulator, quantize, pack, accumulator +=
-   * dequantize. `x` is already rotated (`hadamardRows`), and overwritten by the difference. `accumulator`: f32
-   * [rows, columns], updated in place (policies `f32`, and `recompute` on a scratch sum). `perChannel` 0 or 1.
-   * `scratch`: {@link quantizeScratchBytes}.
+   * Seals one block of `CrossLayerDeltaCache`, exact: difference = source - accumulator, quantize, pack, accumulator +=
+   * dequantize. `source` is already rotated (`hadamardRows`). The accumulator is f32 [rows, columns], updated in place
+   * (policies `f32`, and `recompute` on a scratch sum).
    *
    * @returns -1, or the first group that cannot be stored; the accumulator is then unchanged
    */
-  crossLayerEncode(
-    x: Pointer,
-    accumulator: Pointer,
-    rows: number,
-    columns: number,
-    bits: number,
-    groupSize: number,
-    perChannel: number,
-    range: number,
-    packed: Pointer,
-    scales: Pointer,
-    mins: Pointer,
-    scratch: Pointer,
-  ): number;
-  /**
-   * One layer up with policy `int8`, exact, in one pass over memory: the stored accumulator (8 bits, `perToken`,
-   * groups of 128, minmax) is dequantized, the block's delta (`perToken`) added, and the sum stored again.
-   * `scratch`: columns * 4 + 1024 bytes.
-   *
-   * @returns -1, or the first accumulator group that cannot be stored
-   */
-  crossLayerAdvanceInt8(
-    packed: Pointer,
-    scales: Pointer,
-    mins: Pointer,
-    rows: number,
-    columns: number,
-    bits: number,
-    groupSize: number,
-    accumulatorCodes: Pointer,
-    accumulatorScales: Pointer,
-    accumulatorMins: Pointer,
-    scratch: Pointer,
-  ): number;
+  crossLayerEncode(block: Pointer): number;
 
   // ---- attention (model/attention.ts) ------------------------------------------------------------------------
 
@@ -432,25 +154,19 @@ export interface Kernels {
     layout: number,
   ): void;
   /**
-   * Keys before RoPE, f32 [tokens, kvHeads * headDim], to what `attendBlock` scores: bias ([kvHeads * headDim] or
-   * 0), norm of each head (gain [headDim] or 0, with `eps`), RoPE, and transposed to
-   * keysT [kvHeads, headDim, padded], padded = tokens rounded up to a multiple of 8, the rest zero. Overwrites
-   * `keys`. Only kv heads [headStart, headEnd).
+   * Keys before RoPE, f32 [tokens, kvHeads * headDim], bias and norm already applied, to keys that `attendBlock` scores:
+   * RoPE, and transposed to keysT [kvHeads, headDim, padded], padded = tokens rounded up to a multiple of 8, the rest
+   * zero. May overwrite `keys`.
    */
   finishKeys(
     keys: Pointer,
     tokens: number,
     kvHeads: number,
     headDim: number,
-    bias: Pointer,
-    gain: Pointer,
-    eps: number,
     cos: Pointer,
     sin: Pointer,
     layout: number,
     keysT: Pointer,
-    headStart: number,
-    headEnd: number,
   ): void;
   /**
    * Empties the running softmax of `count` (query, head) pairs: maxima -infinity, sums 0, acc [count, width] 0.
@@ -459,75 +175,16 @@ export interface Kernels {
   /**
    * One block of keys and values into the running softmax of many queries.
    *
-   * For query i (position `firstQuery + i`), head h of kv head g = floor(h / (heads / kvHeads)), and the block's
-   * tokens t with `firstKey + t <= firstQuery + i`, the last `window` of them: scores `scale * q . k`, then maximum, sum of exponentials and the
-   * weighted sum of values are brought up to date. `values` hold `width` numbers of token t for kv head g at element
-   * `t * valueStride + g * valueHeadStride`: plain values [tokens, kvHeads, headDim] with valueHeadStride = headDim,
-   * or latents (or X^) [tokens, width] shared by all heads with valueHeadStride = 0 (docs/engine.md, "One pass").
-   * `width`: a multiple of 4. `scratch`: {@link attendScratchBytes}.
+   * For query i (position `firstQuery + i`), head h of KV head g = floor(h / (heads / kvHeads)), and the block's tokens t
+   * with `firstKey + t <= firstQuery + i`, the last `window` of them: scores `scale * q . k`; then maximum, sum of
+   * exponentials and the weighted sum of values are brought up to date.
    */
-  attendBlock(
-    /** f32 [queries, heads, headDim], after RoPE. */
-    q: Pointer,
-    queries: number,
-    heads: number,
-    kvHeads: number,
-    headDim: number,
-    /** From `finishKeys`. */
-    keysT: Pointer,
-    tokens: number,
-    values: Pointer,
-    valueStride: number,
-    valueHeadStride: number,
-    width: number,
-    scale: number,
-    firstQuery: number,
-    firstKey: number,
-    /** f32 [queries, heads] */
-    maxima: Pointer,
-    /** f32 [queries, heads] */
-    sums: Pointer,
-    /** f32 [queries, heads, width] */
-    acc: Pointer,
-    headStart: number,
-    headEnd: number,
-    queryStart: number,
-    queryEnd: number,
-    /** Tokens that a query sees, its own included; 0 for all. */
-    window: number,
-    scratch: Pointer,
-  ): void;
+  attendBlock(block: Pointer): void;
   /**
-   * One sealed block of `kv`, all heads of all queries: `decodeFloat16` of keys and values [tokens, kvHeads, headDim],
-   * `finishKeys` without bias and norm, and `attendBlock` with values, bit for bit. All values are finite.
-   * `scratch`: {@link attendHalfScratchBytes}.
+   * One sealed block of `kv`: `decodeFloat16` of keys and values, `finishKeys`, and `attendBlock` with values, bit for bit.
+   * All values are finite.
    */
-  attendHalfBlock(
-    /** f32 [queries, heads, headDim], after RoPE. */
-    q: Pointer,
-    queries: number,
-    heads: number,
-    kvHeads: number,
-    headDim: number,
-    keys: Pointer,
-    values: Pointer,
-    tokens: number,
-    cos: Pointer,
-    sin: Pointer,
-    layout: number,
-    scale: number,
-    firstQuery: number,
-    firstKey: number,
-    /** f32 [queries, heads] */
-    maxima: Pointer,
-    /** f32 [queries, heads] */
-    sums: Pointer,
-    /** f32 [queries, heads, headDim] */
-    acc: Pointer,
-    /** Tokens that a query sees, its own included; 0 for all. */
-    window: number,
-    scratch: Pointer,
-  ): void;
+  attendHalfBlock(block: Pointer): void;
   /** Merges a second running softmax (of other blocks) into the first; `count` pairs. */
   attendMerge(
     maxima: Pointer,
@@ -568,48 +225,44 @@ export interface Kernels {
   scaleBy(x: Pointer, factor: number, count: number): void;
   /** Adds bias [columns] to every row of x. */
   addBias(x: Pointer, bias: Pointer, rows: number, columns: number): void;
-  /** Softmax of each row of x [rows, columns], in place. */
-  softmaxRows(x: Pointer, rows: number, columns: number): void;
-  /** Index of the largest of `count` f32; the first of equals. */
-  argmax(x: Pointer, count: number): number;
   /** Index of the first NaN or infinity of `count` f32, or -1. */
   findNonFinite(x: Pointer, count: number): number;
 
-  // ---- what the benchmark compares with -----------------------------------------------------------------------
+  // ---- rows that move, and their differences ------------------------------------------------------------------
 
   /**
-   * The plain tile product of this instruction set, without scales: `panels` i16 [rows / 8][columns / 2][8][2], `x`
-   * i16 [tokens, columns], out i32 [tokens, rows].
+   * Finished keys of some tokens, [channels, tokens rounded up to a multiple of 8], to column `column` and
+   * following of target [channels, stride].
    */
-  plainTileInt16(
-    panels: Pointer,
-    x: Pointer,
+  placeKeys(
+    source: number,
+    channels: number,
     tokens: number,
+    target: number,
+    stride: number,
+    column: number,
+  ): void;
+  /** Copies bytes; the two may not overlap. */
+  copyBytes(source: number, target: number, bytes: number): void;
+  /** Copies `columns` f32 of each of `rows` rows; strides in elements. */
+  copyRows(
+    source: number,
+    sourceStride: number,
+    target: number,
+    targetStride: number,
     rows: number,
     columns: number,
-    out: Pointer,
   ): void;
-  /**
-   * The same on bytes where the build multiplies bytes (relaxed: i8 [rows / 8][columns / 4][8][4] times u8 codes
-   * of up to 4 bits); in plain builds the same as {@link Kernels.plainTileInt16}.
-   */
-  plainTileInt8(
-    panels: Pointer,
-    x: Pointer,
-    tokens: number,
-    rows: number,
-    columns: number,
-    out: Pointer,
-  ): void;
+  /** a -= b, each difference rounded to f32. */
+  subtractInto(a: number, b: number, count: number): void;
+  /** x[r, c] *= gain[c], each product rounded to f32. */
+  multiplyRows(x: number, gain: number, rows: number, columns: number): void;
 }
 
 /** Exports of an instance, checked. */
 const KERNEL_NAMES = [
   'encodeFloat16',
   'decodeFloat16',
-  'decodeBfloat16',
-  'packCodes',
-  'unpackCodes',
   'quantizeRows',
   'quantizeColumns',
   'dequantizeRows',
@@ -619,8 +272,6 @@ const KERNEL_NAMES = [
   'quantizeSymmetric',
   'dequantizeSymmetric',
   'multiplySymmetric',
-  'unpackRows',
-  'unpackColumns',
   'hadamardRows',
   'quantizeTile',
   'matmulF32',
@@ -660,11 +311,11 @@ const KERNEL_NAMES = [
   'packWeights',
   'matmulTile',
   'matmulTileFloat',
+  'matmulTileFloatAdd',
   'unpackTileInt8',
   'packWeightsInt8',
   'matmulTileInt8',
   'crossLayerEncode',
-  'crossLayerAdvanceInt8',
   'rope',
   'finishKeys',
   'attendBegin',
@@ -678,11 +329,12 @@ const KERNEL_NAMES = [
   'addInto',
   'scaleBy',
   'addBias',
-  'softmaxRows',
-  'argmax',
   'findNonFinite',
-  'plainTileInt16',
-  'plainTileInt8',
+  'placeKeys',
+  'copyBytes',
+  'copyRows',
+  'subtractInto',
+  'multiplyRows',
 ] as const satisfies readonly (keyof Kernels)[];
 
 /**
@@ -698,86 +350,4 @@ export function bindKernels(exports: WebAssembly.Exports, build: string): Kernel
     }
   }
   return exports as unknown as Kernels;
-}
-
-/** The kernels of one weight type. */
-export interface WeightKernels {
-  readonly matmul: MatmulKernel;
-  readonly repack: RepackKernel;
-  readonly embed: EmbedKernel;
-  /** Whether the product takes a tile (`quantizeTile`) or f32 rows. */
-  readonly takesTile: boolean;
-}
-
-/** Looks up the kernels of a weight type. */
-export function weightKernels(kernels: Kernels, type: ProductType): WeightKernels {
-  return {
-    matmul: kernels[`matmul${type}`],
-    repack: type === 'BF16' ? kernels.repackF16 : kernels[`repack${type}`],
-    embed: kernels[`embed${type}`],
-    takesTile: type.startsWith('Q'),
-  };
-}
-
-const align16 = (bytes: number): number => Math.ceil(bytes / 16) * 16;
-const padTo8 = (count: number): number => Math.ceil(count / 8) * 8;
-
-/**
- * Bytes of a weight matrix as panels. As many as in the file for F32, F16, BF16, Q8_0, Q4_0 and Q4_1; Q4_K takes 148
- * for 144 bytes. Codes of other widths become whole bytes or, in Q2_K, halves: Q5_1 takes 36 bytes for 24, Q2_K 164
- * for 84, Q5_K 276 for 176 and Q6_K 274 for 210. Rows are padded to a multiple of 8.
- */
-export function panelBytes(type: ProductType, rows: number, columns: number): number {
-  const perRow = {
-    F32: columns * 4,
-    F16: columns * 2,
-    BF16: columns * 2,
-    Q8_0: columns + columns / 16,
-    Q4_0: columns / 2 + columns / 16,
-    Q4_1: columns / 2 + columns / 8,
-    Q5_1: columns + columns / 8,
-    Q2_K: columns / 2 + columns / 8 + columns / 64,
-    Q4_K: columns / 2 + columns / 16 + columns / 64,
-    Q5_K: columns + columns / 16 + columns / 64,
-    Q6_K: columns + columns / 16 + columns / 128,
-  }[type];
-  return padTo8(rows) * perRow;
-}
-
-/** Bytes of a tile of `rows` rows. */
-export function tileBytes(rows: number, columns: number, block: number): number {
-  const blocks = Math.ceil(columns / block);
-  const scales = align16(rows * blocks * 4);
-  return align16(rows * padTo8(columns) * 2) + 2 * scales;
-}
-
-/** Bytes of key weights. */
-export function packedWeightsBytes(rows: number, columns: number, block: number): number {
-  const blocks = Math.ceil(columns / block);
-  return padTo8(rows) * (padTo8(columns) * 2 + blocks * 8);
-}
-
-/** Bytes of scratch for eight outputs of {@link Kernels.multiplySymmetric}. */
-export function symmetricPanelBytes(tokens: number, channels: number): number {
-  return 256 * 8 * 2 + 64 + padTo8(channels) * 4 + tokens * 4;
-}
-
-/** Bytes of scratch of a product with a file's weights. */
-export function matmulScratchBytes(columns: number): number {
-  return columns * 32 + 64;
-}
-
-/** Bytes of scratch of everything that quantizes or unpacks groups. */
-export function quantizeScratchBytes(groupSize: number): number {
-  return 17 * (Math.ceil(groupSize / 16) * 16) + 64;
-}
-
-/** Bytes of scratch of `attendBlock`. */
-export function attendScratchBytes(tokens: number): number {
-  return 4 * padTo8(tokens) * 4;
-}
-
-/** Bytes of scratch of `attendHalfBlock`. */
-export function attendHalfScratchBytes(tokens: number, headDim: number): number {
-  return attendScratchBytes(tokens) + headDim * 4 + headDim * padTo8(tokens) * 4;
 }

@@ -162,18 +162,23 @@ function relaxedWorks(compiled: CompiledKernels): boolean {
   const memory = new WebAssembly.Memory(shared ? { initial: 1, maximum: 65536, shared } : { initial: 1 });
   const kernels = instantiateKernels(compiled, memory);
   const [tokens, rows, columns] = [4, 8, 16];
-  const [panels, x, out] = [1024, 2048, 4096];
-  const weights = new Int8Array(memory.buffer, panels, rows * columns).map((_, i) => ((i * 89) % 255) - 127);
-  new Int8Array(memory.buffer).set(weights, panels);
+  const [floats, weights, tile, out] = [1024, 2048, 4096, 8192];
+  // The largest is 127, so these are the integers themselves, and the sums are exact.
+  const integers = Float32Array.from({ length: rows * columns }, (_, i) => ((i * 89) % 255) - 127);
+  new Float32Array(memory.buffer, floats, rows * columns).set(
+    integers.map((w, i) => (i % columns ? w : 127)),
+  );
+  kernels.packWeightsInt8(floats, rows, columns, columns, 0, 0, weights);
   const codes = Uint8Array.from({ length: tokens * columns }, (_, i) => (i * 7) % 16);
-  new Uint8Array(memory.buffer).set(codes, x);
-  kernels.plainTileInt8(panels, x, tokens, rows, columns, out);
-  const sums = new Int32Array(memory.buffer, out, tokens * rows);
+  new Uint8Array(memory.buffer).set(codes, tile);
+  new Float32Array(memory.buffer, tile + 2 * codes.length, tokens).fill(1); // scales; offsets are 0
+  kernels.matmulTileInt8(weights, tile, tokens, columns, columns, rows, out, rows);
+  const sums = new Float32Array(memory.buffer, out, tokens * rows);
   return sums.every((sum, i) => {
     const [t, j] = [Math.floor(i / rows), i % rows];
     let expected = 0;
     for (let k = 0; k < columns; k++) {
-      expected += codes[t * columns + k] * weights[((k >> 2) * rows + j) * 4 + (k & 3)];
+      expected += codes[t * columns + k] * (k ? integers[j * columns + k] : 127);
     }
     return sum === expected;
   });

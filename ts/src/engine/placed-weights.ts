@@ -186,14 +186,12 @@ export function recordLinear(
       recorder.task();
       recorder.call(
         `matmul${type}`,
-        pointer,
+        pointer + panelBytes(type, from, columns),
         source,
         count,
-        rows,
         columns,
-        from,
-        to,
-        target,
+        to - from,
+        target + from * 4,
         outStride,
         THREAD_SCRATCH,
       );

@@ -28,8 +28,15 @@ export class Recording {
     return this.#calls;
   }
 
-  /** Adds a call. */
+  /**
+   * Adds a call.
+   *
+   * @throws {RangeError} if it has more arguments than a call holds
+   */
   add(kernel: number, args: readonly number[]): void {
+    if (args.length > CALL_SLOTS - 2) {
+      throw new RangeError(`a call has at most ${CALL_SLOTS - 2} arguments, got ${args.length}`);
+    }
     const at = this.#calls++ * CALL_SLOTS;
     if (at + CALL_SLOTS > this.#slots.length) this.#grow();
     const slots = this.#slots;

@@ -17,7 +17,7 @@ import type { ChannelRun } from '../quant/symmetric.js';
 import { isGrouped, type PlacedFormat, type TensorPlace } from './block-layout.js';
 import { INTEGER_LIMITS, packedWeightsBytes, RANGE_CODES } from './kernels.js';
 import type { LinearMemory } from './memory.js';
-import type { KernelName, Recorder } from './team.js';
+import type { Recorder } from './team.js';
 import type { ThreadScratch } from './thread-scratch.js';
 
 /**
@@ -125,7 +125,7 @@ export class SmallProduct {
       return;
     }
     const { bits, groupSize } = place.format as GroupedOptions;
-    const suffix = this.#bytesProduct ? 'Int8' : '';
+    const bytes = this.#bytesProduct;
     const perChannel = this.#route === 'perChannel' ? 1 : 0;
     const size = this.#codes?.block ?? CODE_BLOCK;
     const scales = block + place.scales;
@@ -133,24 +133,25 @@ export class SmallProduct {
     let weights = this.#codes?.pointer ?? scratch.weights;
     if (perChannel) {
       weights = scratch.weights;
+      const suffix = bytes ? 'Int8' : '';
       this.#recordPack(recorder, this.#floats, weights, INTEGER_LIMITS.codes, size, scales, mins, suffix);
     }
-    recorder.call(
-      `unpackTile${suffix}` as KernelName,
-      block + place.data,
+    const { tile } = scratch;
+    recorder.call(bytes ? 'unpackTileInt8' : 'unpackTile', {
+      packed: block + place.data,
       scales,
       mins,
-      tokens,
-      inputs,
+      rows: tokens,
+      columns: inputs,
       bits,
       groupSize,
+      scratch: scratch.quantize,
       perChannel,
-      size,
-      scratch.tile,
-      scratch.quantize,
-    );
-    const product = `matmulTile${suffix}` as KernelName;
-    recorder.call(product, weights, scratch.tile, tokens, outputs, inputs, size, 0, outputs, out, outputs, 0);
+      block: size,
+      tile,
+    });
+    const product = bytes ? 'matmulTileInt8' : 'matmulTile';
+    recorder.call(product, weights, tile, tokens, inputs, size, outputs, out, outputs);
   }
 
   /**
@@ -158,7 +159,7 @@ export class SmallProduct {
    *
    * @param rows f32 [count, inputs], read
    * @param out f32, element (row, output) at `row * stride + output`
-   * @param options outputs to compute (default all), stride (default `outputs`), whether to add to `out`
+   * @param options outputs to compute (default all; `from` a multiple of 8), stride (default `outputs`), whether to add to `out`
    */
   recordRows(
     recorder: Recorder,
@@ -171,23 +172,12 @@ export class SmallProduct {
     const { from = 0, to = this.outputs, stride = this.outputs, accumulate = false } = options;
     const { pointer, block } = this.#rows as Packed;
     const limit = block === FLOAT_BLOCK ? INTEGER_LIMITS.float : WIDE_ROW_LIMIT;
-    const { outputs, inputs } = this;
-    recorder.call('quantizeTile', rows, count, inputs, block, limit, scratch.tile);
-    const flag = accumulate ? 1 : 0;
-    recorder.call(
-      'matmulTileFloat',
-      pointer,
-      scratch.tile,
-      count,
-      outputs,
-      inputs,
-      block,
-      from,
-      to,
-      out,
-      stride,
-      flag,
-    );
+    const { inputs } = this;
+    const { tile } = scratch;
+    recorder.call('quantizeTile', rows, count, inputs, block, limit, tile);
+    const product = accumulate ? 'matmulTileFloatAdd' : 'matmulTileFloat';
+    const weights = pointer + packedWeightsBytes(from, inputs, block);
+    recorder.call(product, weights, tile, count, inputs, block, to - from, out + from * 4, stride);
   }
 
   /** Gives the memory back. */
@@ -286,21 +276,17 @@ export function recordDequantize(
   }
   const { bits, groupSize, grouping } = format;
   const shape = grouping === 'perToken' ? 'Rows' : 'Columns';
-  const kernel: KernelName = `dequantize${add ? 'Add' : ''}${shape}`;
-  const codes = block + place.data;
-  const scales = block + place.scales;
-  recorder.call(
-    kernel,
-    codes,
-    scales,
-    block + place.mins,
-    tokens,
-    place.columns,
+  recorder.call(`dequantize${add ? 'Add' : ''}${shape}`, {
+    packed: block + place.data,
+    scales: block + place.scales,
+    mins: block + place.mins,
+    rows: tokens,
+    columns: place.columns,
     bits,
     groupSize,
+    scratch: scratch.quantize,
     target,
-    scratch.quantize,
-  );
+  });
 }
 
 /**
@@ -326,23 +312,18 @@ export function recordStore(
   else {
     const kernel = format.grouping === 'perToken' ? 'quantizeRows' : 'quantizeColumns';
     const { bits, groupSize, range } = format;
-    const code = RANGE_CODES[range];
-    const scales = block + place.scales;
-    const mins = block + place.mins;
-    recorder.check(
-      fail,
-      kernel,
-      source,
-      tokens,
+    recorder.check(fail, kernel, {
+      packed: at,
+      scales: block + place.scales,
+      mins: block + place.mins,
+      rows: tokens,
       columns,
       bits,
       groupSize,
-      code,
-      at,
-      scales,
-      mins,
-      scratch.quantize,
-    );
+      scratch: scratch.quantize,
+      source,
+      range: RANGE_CODES[range],
+    });
   }
 }
 
@@ -360,8 +341,8 @@ function recordStoreSymmetric(
     const codes = block + place.data + byteOffset;
     const scales = block + place.scales + 2 * index;
     const failAt = (which: number) => fail(index + which);
-    const args = [from, count, columns, channels, bits, codes, scales, scratch.quantize];
-    recorder.check(failAt, 'quantizeSymmetric', ...args);
+    const space = scratch.quantize;
+    recorder.check(failAt, 'quantizeSymmetric', from, count, columns, channels, bits, codes, scales, space);
   }
 }
 

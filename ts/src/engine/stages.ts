@@ -11,6 +11,9 @@
  *               [ stages | first task, tasks, taken, done | ... ][ first call of task 0, of task 1, ... ]
  *     calls     [ kernel, arguments, argument, ... ] x CALLS for each buffer; a call's result replaces its kernel
  *
+ * The arguments of a kernel that takes a parameter block are its fields; the thread writes them to memory of its own
+ * (parameter-blocks.ts).
+ *
  * A thread that finds nothing left to take in a stage waits for its last task by spinning, since a token has
  * hundreds of stages and waking a parked thread takes longer than most of them; only when that lasts too
  * long, and between tokens, does it sleep.
@@ -19,7 +22,7 @@
  */
 
 /** Numbers of a recorded call: kernel, argument count, arguments. */
-export const CALL_SLOTS = 26;
+export const CALL_SLOTS = 28;
 
 /** Calls, and tasks, that one buffer holds. */
 export const CALLS = 4096;
@@ -60,6 +63,9 @@ export const THREAD_SCRATCH = 2 ** 40;
 export interface RunnerSetup {
   /** Kernels by number. */
   readonly kernels: readonly CallableFunction[];
+  /** By number: of kernels that take a parameter block, whether each field is f32. */
+  readonly blocks: readonly (readonly boolean[] | undefined)[];
+  readonly memory: WebAssembly.Memory;
   readonly control: Int32Array;
   readonly calls: Float64Array;
   readonly thread: number;
@@ -86,8 +92,8 @@ export interface Runner {
  * Makes a runner. Worker threads get this function as source text, so it must not refer to anything outside
  * itself; the constants above are therefore repeated in it (a test compares them).
  */
-export function createRunner({ kernels, control, calls, thread }: RunnerSetup): Runner {
-  const CALL_SLOTS = 26;
+export function createRunner({ kernels, blocks, memory, control, calls, thread }: RunnerSetup): Runner {
+  const CALL_SLOTS = 28;
   const CALLS = 4096;
   const CONTROL_HEADER = 160;
   const STAGE_TABLE = 4 + 4 * 512;
@@ -98,20 +104,35 @@ export function createRunner({ kernels, control, calls, thread }: RunnerSetup): 
   const THREAD_SCRATCH = 2 ** 40;
   // About 100 microseconds: longer than almost every stage, shorter than a scheduler's time slice.
   const SPINS = 20_000;
+  const PARAMETERS = 32768;
+  const PARAMETER_BYTES = 256;
 
+  const block = PARAMETERS + thread * PARAMETER_BYTES;
+  let integers = new Int32Array(memory.buffer, block, PARAMETER_BYTES / 4);
+  let floats = new Float32Array(memory.buffer, block, PARAMETER_BYTES / 4);
   let epoch = 0;
   let stage = 0;
   let failure: unknown;
   let mayBlock = true;
 
   function call(kernel: number, args: ArrayLike<number>, from: number, count: number): number {
-    const placed = new Array<number>(count);
-    for (let i = 0; i < count; i++) {
-      const value = args[from + i];
-      placed[i] =
-        value >= THREAD_SCRATCH ? value - THREAD_SCRATCH + (control[SCRATCH + thread] >>> 0) : value;
+    const own = control[SCRATCH + thread] >>> 0;
+    const place = (value: number) => (value >= THREAD_SCRATCH ? value - THREAD_SCRATCH + own : value);
+    const fields = blocks[kernel];
+    if (!fields) {
+      const placed = new Array<number>(count);
+      for (let i = 0; i < count; i++) placed[i] = place(args[from + i]);
+      return kernels[kernel](...placed) as number;
     }
-    return kernels[kernel](...placed) as number;
+    if (integers.buffer !== memory.buffer) {
+      integers = new Int32Array(memory.buffer, block, PARAMETER_BYTES / 4);
+      floats = new Float32Array(memory.buffer, block, PARAMETER_BYTES / 4);
+    }
+    for (let i = 0; i < count; i++) {
+      if (fields[i]) floats[i] = args[from + i];
+      else integers[i] = place(args[from + i]);
+    }
+    return kernels[kernel](block) as number;
   }
 
   function runTask(buffer: number, task: number): void {
@@ -174,6 +195,7 @@ export interface ThreadSetup {
   readonly module: WebAssembly.Module;
   readonly memory: WebAssembly.Memory;
   readonly kernelNames: readonly string[];
+  readonly blocks: RunnerSetup['blocks'];
   readonly control: Int32Array;
   readonly calls: Float64Array;
   readonly thread: number;

@@ -10,6 +10,13 @@
 import { KernelError } from '../errors.js';
 import type { Kernels } from './kernels.js';
 import type { LinearMemory } from './memory.js';
+import {
+  type BlockKernel,
+  blockValues,
+  floatFields,
+  type ParameterBlock,
+  takesBlock,
+} from './parameter-blocks.js';
 import { Recording } from './recording.js';
 import {
   ACK,
@@ -32,38 +39,12 @@ import {
 export { THREAD_SCRATCH } from './stages.js';
 
 /** Names of the kernels. */
-export type KernelName = keyof Kernels | keyof WindowKernels;
+export type KernelName = keyof Kernels;
 
-/** Kernels of as/window.ts. */
-export interface WindowKernels {
-  /**
-   * Finished keys of some tokens, [channels, tokens rounded up to a multiple of 8], to column `column` and
-   * following of target [channels, stride].
-   */
-  placeKeys(
-    source: number,
-    channels: number,
-    tokens: number,
-    target: number,
-    stride: number,
-    column: number,
-  ): void;
-  /** Copies bytes; the two may not overlap. */
-  copyBytes(source: number, target: number, bytes: number): void;
-  /** Copies `columns` f32 of each of `rows` rows; strides in elements. */
-  copyRows(
-    source: number,
-    sourceStride: number,
-    target: number,
-    targetStride: number,
-    rows: number,
-    columns: number,
-  ): void;
-  /** a -= b, each difference rounded to f32. */
-  subtractInto(a: number, b: number, count: number): void;
-  /** x[r, c] *= gain[c], each product rounded to f32. */
-  multiplyRows(x: number, gain: number, rows: number, columns: number): void;
-}
+/** What a call of a kernel takes: the fields of its parameter block, or its arguments one by one. */
+export type KernelArguments<K extends KernelName> = K extends BlockKernel
+  ? [block: ParameterBlock<K>]
+  : Parameters<Kernels[K]>;
 
 /** One running worker. */
 export interface ThreadHandle {
@@ -124,13 +105,13 @@ export interface Recorder {
   /** Starts a task: the calls that follow belong to it. */
   task(): void;
   /** Adds a kernel call to the task. */
-  call(kernel: KernelName, ...args: number[]): void;
+  call<K extends KernelName>(kernel: K, ...args: KernelArguments<K>): void;
   /**
    * Adds a kernel call that reports -1 for success.
    *
    * @param fail makes the error from another result; called on this thread when the stage has run
    */
-  check(fail: (result: number) => Error, kernel: KernelName, ...args: number[]): void;
+  check<K extends KernelName>(fail: (result: number) => Error, kernel: K, ...args: KernelArguments<K>): void;
   /** The task may be divided here: the calls that follow need nothing from a thread's scratch. */
   seam(): void;
   /** Ends the stage: what is recorded from here on starts when it is complete. */
@@ -175,7 +156,14 @@ export class Team implements Recorder {
     const names = kernelNames(exports);
     this.#kernels = Object.fromEntries(names.map((name, index) => [name, index]));
     const kernels = names.map((name) => exports[name] as CallableFunction);
-    this.#runner = createRunner({ kernels, control: this.#control, calls: this.#calls, thread: 0 });
+    this.#runner = createRunner({
+      kernels,
+      blocks: names.map(floatFields),
+      memory: memory.memory,
+      control: this.#control,
+      calls: this.#calls,
+      thread: 0,
+    });
     this.immediate = this.#immediateRecorder();
   }
 
@@ -200,6 +188,7 @@ export class Team implements Recorder {
         module,
         memory: memory.memory,
         kernelNames: kernelNames(exports),
+        blocks: kernelNames(exports).map(floatFields),
         control: team.#control,
         calls: team.#calls,
         thread,
@@ -259,18 +248,19 @@ export class Team implements Recorder {
     this.#recording.cut('stage');
   }
 
-  call(kernel: KernelName, ...args: number[]): void {
-    if (this.threads === 1) this.#runner.call(this.#kernels[kernel], args);
-    else this.#recording.add(this.#kernels[kernel], args);
+  call<K extends KernelName>(kernel: K, ...args: KernelArguments<K>): void {
+    const values = argumentValues(kernel, args);
+    if (this.threads === 1) this.#runner.call(this.#kernels[kernel], values);
+    else this.#recording.add(this.#kernels[kernel], values);
   }
 
-  check(fail: (result: number) => Error, kernel: KernelName, ...args: number[]): void {
+  check<K extends KernelName>(fail: (result: number) => Error, kernel: K, ...args: KernelArguments<K>): void {
     if (this.threads === 1) {
       this.immediate.check(fail, kernel, ...args);
       return;
     }
     this.#checks.push({ call: this.#recording.calls, fail });
-    this.#recording.add(this.#kernels[kernel], args);
+    this.#recording.add(this.#kernels[kernel], argumentValues(kernel, args));
   }
 
   /**
@@ -328,7 +318,8 @@ export class Team implements Recorder {
   }
 
   #immediateRecorder(): Recorder {
-    const call = (kernel: KernelName, args: number[]) => this.#runner.call(this.#kernels[kernel], args);
+    const call = (kernel: KernelName, args: readonly unknown[]) =>
+      this.#runner.call(this.#kernels[kernel], argumentValues(kernel, args));
     return {
       threads: 1,
       task: () => {},
@@ -433,4 +424,11 @@ function kernelNames(exports: Readonly<Record<string, unknown>>): string[] {
   return Object.keys(exports)
     .filter((name) => typeof exports[name] === 'function')
     .sort();
+}
+
+/** The numbers of a call in the order in which they are recorded. */
+function argumentValues(kernel: KernelName, args: readonly unknown[]): number[] {
+  return takesBlock(kernel)
+    ? blockValues(kernel, args[0] as ParameterBlock<typeof kernel>)
+    : (args as number[]);
 }

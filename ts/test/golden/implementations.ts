@@ -54,7 +54,6 @@ export async function wasmKernels(build: 'simd'): Promise<Implementation> {
   const bench = await openBench(build);
   const operations: Record<string, (inputs: CaseInputs) => Outputs | Promise<Outputs>> = {
     quantize: (inputs) => quantizeOutputs(bench, inputs),
-    pack: (inputs) => packOutputs(bench, inputs),
     rotate(inputs) {
       const x = inputs.matrix('x');
       return { rotated: floats(rotated(bench, x)) };
@@ -133,45 +132,34 @@ function storedTensors(packed: Uint8Array, scales: Uint16Array, mins: Uint16Arra
 }
 
 function quantizeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
-  const { kernels } = bench;
   const format = inputs.grouped();
   const { bits, groupSize } = format;
   const x = source(bench, inputs.matrix('x'), inputs);
   const { rows, columns, data } = x;
   const at = reserveStored(bench, rows, columns, format);
+  const { packed, scales, mins, scratch } = at;
+  const stored = { packed, scales, mins, rows, columns, bits, groupSize, scratch };
   const perToken = format.grouping === 'perToken';
-  const quantize = perToken ? kernels.quantizeRows : kernels.quantizeColumns;
   const range = RANGE_CODES[format.range];
-  quantize(bench.put(data), rows, columns, bits, groupSize, range, at.packed, at.scales, at.mins, at.scratch);
-  const codes = bench.reserve(rows * columns);
-  if (perToken) kernels.unpackRows(at.packed, rows, columns, bits, groupSize, codes);
-  else kernels.unpackColumns(at.packed, rows, columns, bits, groupSize, codes, at.scratch);
-  const values = bench.reserve(rows * columns * 4);
-  const read = perToken ? kernels.dequantizeRows : kernels.dequantizeColumns;
-  read(at.packed, at.scales, at.mins, rows, columns, bits, groupSize, values, at.scratch);
+  bench.call(perToken ? 'quantizeRows' : 'quantizeColumns', { ...stored, source: bench.put(data), range });
+  const read = (target: number, parameters: object): Float32Array => {
+    bench.call(perToken ? 'dequantizeRows' : 'dequantizeColumns', { ...stored, ...parameters, target });
+    return bench.readFloats(target, rows * columns);
+  };
+  // the values of codes with scale 1 and minimum 0 are the codes
+  const ones = bench.put(new Uint16Array(at.groups).fill(toFloat16Bits(1)));
+  const zeros = bench.put(new Uint16Array(at.groups));
+  const codes = read(bench.reserve(rows * columns * 4), { scales: ones, mins: zeros });
+  const values = read(bench.reserve(rows * columns * 4), {});
   return {
     ...storedTensors(
       bench.readBytes(at.packed, at.packedBytes),
       bench.readHalves(at.scales, at.groups),
       bench.readHalves(at.mins, at.groups),
     ),
-    codes: tensorOf(bench.readBytes(codes, rows * columns), [rows, columns]),
-    x_hat: tensorOf(bench.readFloats(values, rows * columns), [rows, columns]),
+    codes: tensorOf(Uint8Array.from(codes), [rows, columns]),
+    x_hat: tensorOf(values, [rows, columns]),
   };
-}
-
-function packOutputs(bench: Bench, inputs: CaseInputs): Outputs {
-  const bits = inputs.bits();
-  const { shape, data } = inputs.integers('codes');
-  const [groups, size] = shape;
-  const bytes = packedBytes(size, bits);
-  const packed = new Uint8Array(groups * bytes);
-  for (let g = 0; g < groups; g++) {
-    const at = bench.reserve(bytes);
-    bench.kernels.packCodes(bench.put(Uint8Array.from(data.slice(g * size, (g + 1) * size))), size, bits, at);
-    packed.set(bench.readBytes(at, bytes), g * bytes);
-  }
-  return { packed: tensorOf(packed, [groups, bytes]) };
 }
 
 function ropeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
@@ -256,32 +244,31 @@ function attendOutputs(bench: Bench, inputs: CaseInputs): Outputs {
     const rows = ({ data }: Matrix) => bench.put(data.slice(first * kvDim, (first + tokens) * kvDim));
     const turned = bench.reserve(kvDim * Math.ceil(tokens / 8) * 8 * 4);
     const { cos, sin } = bench.putRopeTables(frequencies, first, tokens);
-    kernels.finishKeys(rows(keys), tokens, kvHeads, headDim, 0, 0, 0, cos, sin, code, turned, 0, kvHeads);
-    kernels.attendBlock(
-      query,
-      1,
+    kernels.finishKeys(rows(keys), tokens, kvHeads, headDim, cos, sin, code, turned);
+    bench.call('attendBlock', {
+      q: query,
       heads,
       kvHeads,
       headDim,
-      turned,
+      keys: turned,
       tokens,
-      rows(values),
-      kvDim,
-      headDim,
-      headDim,
+      values: rows(values),
+      valueStride: kvDim,
+      valueHeadStride: headDim,
+      width: headDim,
       scale,
-      position,
-      first,
+      firstQuery: position,
+      firstKey: first,
       maxima,
       sums,
       acc,
-      0,
-      kvHeads,
-      0,
-      1,
-      0,
-      bench.reserve(attendScratchBytes(tokens)),
-    );
+      headStart: 0,
+      headEnd: kvHeads,
+      queryStart: 0,
+      queryEnd: 1,
+      window: 0,
+      scratch: bench.reserve(attendScratchBytes(tokens)),
+    });
   }
   kernels.attendFinish(sums, acc, heads, headDim);
   return { output: tensorOf(bench.readFloats(acc, heads * headDim), [heads, headDim]) };
@@ -318,21 +305,18 @@ function multiplyCodes(bench: Bench, stored: QuantizedMatrix, { rows, columns, d
   );
   const tile = bench.reserve(tileBytes(stored.rows, columns, WEIGHT_BLOCK));
   const { bits, groupSize } = stored;
-  kernels.unpackTile(
-    at.packed,
-    at.scales,
-    at.mins,
-    stored.rows,
+  bench.call('unpackTile', {
+    ...at,
+    rows: stored.rows,
     columns,
     bits,
     groupSize,
-    perChannel ? 1 : 0,
-    WEIGHT_BLOCK,
+    perChannel: perChannel ? 1 : 0,
+    block: WEIGHT_BLOCK,
     tile,
-    at.scratch,
-  );
+  });
   const out = bench.reserve(stored.rows * rows * 4);
-  kernels.matmulTile(packed, tile, stored.rows, rows, columns, WEIGHT_BLOCK, 0, rows, out, rows, 0);
+  kernels.matmulTile(packed, tile, stored.rows, columns, WEIGHT_BLOCK, rows, out, rows);
   return bench.readFloats(out, stored.rows * rows);
 }
 
@@ -435,20 +419,21 @@ function encodeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
           : accumulator.slice((layer - 1) * size + from, (layer - 1) * size + to);
       const at = reserveStored(bench, tokens, columns, format);
       const sumAt = bench.put(sum);
-      bench.kernels.crossLayerEncode(
-        bench.put(turned.slice(from, to)),
-        sumAt,
-        tokens,
+      const { packed, scales, mins, scratch } = at;
+      bench.call('crossLayerEncode', {
+        packed,
+        scales,
+        mins,
+        rows: tokens,
         columns,
-        format.bits,
-        format.groupSize,
-        format.grouping === 'perChannel' ? 1 : 0,
-        RANGE_CODES[format.range],
-        at.packed,
-        at.scales,
-        at.mins,
-        at.scratch,
-      );
+        bits: format.bits,
+        groupSize: format.groupSize,
+        scratch,
+        source: bench.put(turned.slice(from, to)),
+        range: RANGE_CODES[format.range],
+        accumulator: sumAt,
+        perChannel: format.grouping === 'perChannel' ? 1 : 0,
+      });
       accumulator.set(bench.readFloats(sumAt, to - from), layer * size + from);
       parts.push({
         packed: bench.readBytes(at.packed, at.packedBytes),
@@ -472,9 +457,9 @@ function decodeOutputs(bench: Bench, inputs: CaseInputs): Outputs {
   for (let layer = 0; layer < layers; layer++) {
     const format = inputs.grouped('grouping', layer === 0 ? 'baseBits' : 'bits');
     const at = putStored(bench, inputs.quantized('', columns, format, `_${layer}`));
-    const add =
-      format.grouping === 'perToken' ? bench.kernels.dequantizeAddRows : bench.kernels.dequantizeAddColumns;
-    add(at.packed, at.scales, at.mins, rows, columns, format.bits, format.groupSize, sum, at.scratch);
+    const { bits, groupSize } = format;
+    const codes = { ...at, rows, columns, bits, groupSize, target: sum };
+    bench.call(format.grouping === 'perToken' ? 'dequantizeAddRows' : 'dequantizeAddColumns', codes);
     accumulator.set(bench.readFloats(sum, size), layer * size);
   }
   return { accumulator: tensorOf(accumulator, [layers, rows, columns]) };

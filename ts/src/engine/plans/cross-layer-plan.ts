@@ -174,21 +174,19 @@ export class CrossLayerPlan extends FullWidthPlan {
     const { block, scratch, places } = context;
     if (!isGrouped(sealed.format)) throw new TypeError('an exact difference is not encoded');
     const { bits, groupSize, grouping, range } = sealed.format;
-    recorder.check(
-      this.groupError(sealed, context),
-      'crossLayerEncode',
-      scratch.rows,
-      sum,
-      places.rows,
-      sealed.columns,
+    recorder.check(this.groupError(sealed, context), 'crossLayerEncode', {
+      packed: block + sealed.data,
+      scales: block + sealed.scales,
+      mins: block + sealed.mins,
+      rows: places.rows,
+      columns: sealed.columns,
       bits,
       groupSize,
-      grouping === 'perChannel' ? 1 : 0,
-      RANGE_CODES[range],
-      block + sealed.data,
-      block + sealed.scales,
-      block + sealed.mins,
-      scratch.quantize,
-    );
+      scratch: scratch.quantize,
+      source: scratch.rows,
+      range: RANGE_CODES[range],
+      accumulator: sum,
+      perChannel: grouping === 'perChannel' ? 1 : 0,
+    });
   }
 }

@@ -375,7 +375,7 @@ export abstract class LayerPlan {
       const { type, rows, columns, pointer } = weights;
       const source = takesTile(type) ? scratch.tile : x;
       const kernel = `matmul${type}` as const;
-      recorder.call(kernel, pointer, source, count, rows, columns, 0, rows, out, rows, scratch.matmul);
+      recorder.call(kernel, pointer, source, count, columns, rows, out, rows, scratch.matmul);
     }
   }
 

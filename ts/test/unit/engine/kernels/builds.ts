@@ -14,14 +14,19 @@ import {
   WASM_BUILDS,
   type WasmBuild,
 } from '../../../../src/engine/load-wasm.js';
+import type { BlockKernel, ParameterBlock } from '../../../../src/engine/parameter-blocks.js';
 import { KernelError } from '../../../../src/errors.js';
+import { callBlock } from './call-block.js';
+
+/** The first page is that of constants and of parameter blocks. */
+const FIRST = 65536;
 
 /** Kernels and their memory, handed out piece by piece; {@link Bench.reset} takes everything back. */
 export class Bench {
   readonly kernels: Kernels;
   readonly build: WasmBuild;
   readonly #memory: WebAssembly.Memory;
-  #top = 1024;
+  #top = FIRST;
 
   constructor(kernels: Kernels, build: WasmBuild, memory: WebAssembly.Memory) {
     this.kernels = kernels;
@@ -31,7 +36,7 @@ export class Bench {
 
   /** Frees everything. */
   reset(): void {
-    this.#top = 1024;
+    this.#top = FIRST;
   }
 
   /**
@@ -91,6 +96,11 @@ export class Bench {
   /** A copy. */
   readInts(at: number, count: number): Int32Array {
     return new Int32Array(this.readBytes(at, count * 4).slice().buffer);
+  }
+
+  /** Calls a kernel that takes a parameter block. */
+  call<K extends BlockKernel>(kernel: K, block: ParameterBlock<K>): number {
+    return callBlock(this.kernels, this.#memory, kernel, block);
   }
 
   /** Puts RoPE tables of positions [first, first + tokens): cosines and sines, [tokens, headDim / 2] each. */

@@ -123,7 +123,7 @@ forEachBuild((open) => {
             const { weights, x: operand, scratch } = place(bench, tensor, x, tokens);
             const stride = rows + 3;
             const out = bench.reserve(tokens * stride * 4);
-            matmul(weights, operand, tokens, rows, columns, 0, rows, out, stride, scratch);
+            matmul(weights, operand, tokens, columns, rows, out, stride, scratch);
             const result = bench.readFloats(out, tokens * stride);
             expect(bench.guard(scratch, matmulScratchBytes(columns))).toBe(true);
             const untouched = new Float32Array(Uint8Array.from({ length: 4 }, () => 0xa5).buffer)[0];
@@ -170,8 +170,9 @@ forEachBuild((open) => {
             for (let t = 0; t < tokens; t++) {
               const single = place(bench, tensor, x.subarray(t * columns, (t + 1) * columns), 1);
               const line = bench.reserve(rows * 4);
-              matmul(single.weights, single.x, 1, rows, columns, 0, split, line, rows, single.scratch);
-              matmul(single.weights, single.x, 1, rows, columns, split, rows, line, rows, single.scratch);
+              const rest = single.weights + panelBytes(type, split, columns);
+              matmul(single.weights, single.x, 1, columns, split, line, rows, single.scratch);
+              matmul(rest, single.x, 1, columns, rows - split, line + 4 * split, rows, single.scratch);
               expectSameBits(bench.readFloats(line, rows), result.slice(t * stride, t * stride + rows));
             }
           },
@@ -199,8 +200,8 @@ forEachBuild((open) => {
         const last = bench.reserveAtEnd(size);
         bench.bytes(last, size).set(bench.readBytes(placed.weights, size));
         const { matmul } = weightKernels(bench.kernels, type);
-        matmul(placed.weights, placed.x, 1, rows, columns, 0, rows, out, rows, placed.scratch);
-        matmul(last, placed.x, 1, rows, columns, 0, rows, out + rows * 4, rows, placed.scratch);
+        matmul(placed.weights, placed.x, 1, columns, rows, out, rows, placed.scratch);
+        matmul(last, placed.x, 1, columns, rows, out + rows * 4, rows, placed.scratch);
         expectSameBits(bench.readFloats(out + rows * 4, rows), bench.readFloats(out, rows));
       }
     });
