@@ -5,7 +5,7 @@
 Then `xquant perplexity --model MODEL.gguf --cache "kvquant:3?calibration=OUT.safetensors" ...`. For an embedded
 model OUT is ../calibration/NAME.safetensors, which is found by name.
 
-Needs `torch`, `numpy`, `safetensors`, `gguf` and `tokenizers`. Llama architecture only. Weights are dequantized
+Needs `torch`, `numpy`, `safetensors`, `gguf` and `transformers`. Llama architecture only. Weights are dequantized
 and everything is computed in f64.
 
 16 windows of 2048 tokens, spread evenly over the text after its first `--skip` windows, which are left for
@@ -41,6 +41,7 @@ import torch
 from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
+from calibrate import text_encoder  # noqa: E402
 from reference_logits import LlamaFile, rms_norm, rope_interleaved  # noqa: E402
 
 WINDOW = 2048
@@ -195,7 +196,7 @@ def main() -> None:
 
     model = LlamaFile(arguments.model, arguments.device)
     with open(arguments.text, encoding="utf-8", newline="") as file:
-        ids = model.tokenizer().encode(file.read()).ids
+        ids = text_encoder(arguments.model)(file.read())
     last = len(ids) // WINDOW - 1
     if last - arguments.skip + 1 < arguments.windows:
         raise SystemExit(f"the text has {last + 1} windows: too few after {arguments.skip} for {arguments.windows}")

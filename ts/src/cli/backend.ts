@@ -4,7 +4,7 @@
  * @module
  */
 
-import { float16KeyValueBytes } from '../analysis/memory.js';
+import { cacheBytes, float16KeyValueBytes } from '../analysis/memory.js';
 import { startModel } from '../backends.js';
 import type { ModelCache } from '../cache/contract.js';
 import { AUTO_CACHE, type ChosenCache, chooseCache } from '../cache/default-cache.js';
@@ -102,6 +102,14 @@ export function totalsOf({ cache }: Pick<CachedSequence, 'cache'>, model: Langua
   const plan =
     model instanceof WasmModel ? planBytes(cache.options, config, model.keyWeights, cache.calibrated) : 0;
   return memoryTotals(cache.bytes(), plan, float16KeyValueBytes(config, cache.length));
+}
+
+/** The same by formula, for a sequence of so many tokens. */
+export function totalsAt(cache: CacheRequest | string, tokens: number, model: LanguageModel): MemoryTotals {
+  const { config } = model;
+  const options = resolveCacheOptions(cache, config);
+  const plan = model instanceof WasmModel ? planBytes(options, config, model.keyWeights) : 0;
+  return memoryTotals(cacheBytes(options, config, tokens), plan, float16KeyValueBytes(config, tokens));
 }
 
 /** A cache argument as reports name it: `auto` becomes the cache that it chose. */

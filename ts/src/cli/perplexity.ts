@@ -6,6 +6,7 @@
 
 import { type Command, Option } from 'commander';
 import { DEFAULT_CACHE } from '../generate.js';
+import type { LanguageModel } from '../model/language-model.js';
 import {
   type CachePerplexity,
   measurePerplexity,
@@ -13,7 +14,7 @@ import {
   type PerplexityMode,
   type PerplexityReport,
 } from '../perplexity.js';
-import { namedCache, prepareCaches, runsOn, withModel } from './backend.js';
+import { namedCache, prepareCaches, runsOn, totalsAt, withModel } from './backend.js';
 import { formatTable } from './format.js';
 import {
   addCacheListOption,
@@ -103,17 +104,19 @@ async function runPerplexity(options: PerplexityCommandOptions, terminal: Termin
       }),
     );
     if (!options.json) {
-      await output.write(table(report));
+      await output.write(table(report, opened.model));
       return;
     }
     for (const result of report.caches) {
-      await output.json({ model: opened.header.name, ...runsOn(opened.model), ...result });
+      const memory = totalsAt(result.cache, result.windowSize, opened.model);
+      await output.json({ model: opened.header.name, ...runsOn(opened.model), ...result, memory });
     }
   });
   await output.close();
 }
 
-function table({ baseline, caches }: PerplexityReport): string {
+/** A row for each cache; what it takes in all is that of one window. */
+function table({ baseline, caches }: PerplexityReport, model: LanguageModel): string {
   const [first] = caches;
   const error = (value: number | null) => (value === null ? '' : ` ±${value.toFixed(4)}`);
   const row = (each: CachePerplexity) => [
@@ -125,6 +128,7 @@ function table({ baseline, caches }: PerplexityReport): string {
     each.bitsPerElement.toFixed(3),
     each.bytesPerToken.toFixed(0),
     `${each.compression.toFixed(2)}x`,
+    `${totalsAt(each.cache, each.windowSize, model).smaller.toFixed(2)}x`,
     `${each.seconds.toFixed(1)} s`,
   ];
   const head = [
@@ -136,11 +140,13 @@ function table({ baseline, caches }: PerplexityReport): string {
     'bits',
     'bytes/token',
     'cache alone',
+    'in all',
     'time',
   ];
   return (
     `${first.windows} windows of ${first.windowSize} tokens, ${first.mode}; ` +
     `f16 KV cache: perplexity ${baseline.perplexity.toFixed(4)}${error(baseline.perplexityStdErr)}\n\n` +
-    formatTable([head, ...caches.map(row)])
+    `${formatTable([head, ...caches.map(row)])}\n` +
+    'cache alone: against keys and values in f16; in all: with accumulator and plan, for one window\n'
   );
 }

@@ -18,8 +18,10 @@ export interface RunIdentity {
   readonly model: string;
   /** SHA-256 of the token ids. */
   readonly text: string;
-  /** Hash of the calibration of KVQuant, if one was given. */
+  /** What tells the calibration of the calibrated caches from others; empty if there is none. */
   readonly calibration: string;
+  /** SHA-256 of the calibration of KVQuant, if one was given. */
+  readonly kvquantCalibration: string;
   readonly windowSize: number;
   /** What runs the model: name, kernels, precision of the key weights. */
   readonly engine: string;

@@ -21,7 +21,7 @@ import { PERPLEXITY_WINDOW } from '../perplexity.js';
 import { analyzeModel, type ModelAnalysis } from '../reproduce/analysis.js';
 import { loadDrawing, standaloneSvg } from '../reproduce/draw.js';
 import { reportFigures } from '../reproduce/figures.js';
-import { KvquantSimulation } from '../reproduce/kvquant-simulation.js';
+import { KeyValueSimulation } from '../reproduce/key-value-simulation.js';
 import { resultsMarkdown } from '../reproduce/markdown.js';
 import { PLANS, type PlanName, plannedCaches, singleLayerCaches } from '../reproduce/plans.js';
 import { type DrawnFigure, reportHtml } from '../reproduce/report.js';
@@ -31,7 +31,13 @@ import { cacheCells } from '../reproduce/tables.js';
 import { computeFactors, type OpenedModel, prepareCaches, runsOn, withModel } from './backend.js';
 import { usage } from './errors.js';
 import { formatTable } from './format.js';
-import { addCommonOptions, addRunOptions, type ModelOptions, parsePositive } from './options.js';
+import {
+  addCalibrationOption,
+  addCommonOptions,
+  addRunOptions,
+  type ModelOptions,
+  parsePositive,
+} from './options.js';
 import { withProgress, withStatus } from './progress.js';
 import { FolderStore, type RunIdentity } from './reproduce-store.js';
 import { readInput, readInputText, type Terminal, write } from './terminal.js';
@@ -50,7 +56,7 @@ interface ReproduceCommandOptions extends ModelOptions {
   readonly plan: PlanName;
   readonly windows?: number;
   readonly windowSize?: number;
-  readonly calibration?: string;
+  readonly kvquantCalibration?: string;
   readonly device: string;
 }
 
@@ -67,7 +73,8 @@ export function addReproduceCommand(program: Command, terminal: Terminal): void 
     .addOption(
       new Option(
         '--plan <plan>',
-        'paper: the rows of its tables; tuned: from the encoder of the paper to ours; all: both',
+        'paper: the rows of its tables; tuned: from the encoder of the paper to ours; calibrated: calibrated caches ' +
+          'beside what else users have; all: everything',
       )
         .choices(PLANS)
         .default(PLANS[0]),
@@ -83,7 +90,7 @@ export function addReproduceCommand(program: Command, terminal: Terminal): void 
       parsePositive,
     )
     .option(
-      '--calibration <file>',
+      '--kvquant-calibration <file>',
       'of KVQuant for this model, from golden/generate/calibrate_kvquant.py; embedded models have theirs',
     )
     .option(
@@ -91,6 +98,7 @@ export function addReproduceCommand(program: Command, terminal: Terminal): void 
       `of the system model: ${Object.keys(DEVICES).join(', ')}, or custom:TFLOPS:GBPS`,
       'h100',
     );
+  addCalibrationOption(command);
   addRunOptions(command);
   addCommonOptions(command, 'print one JSON object for each cache');
   command.action((options: ReproduceCommandOptions) => runReproduce(options, terminal));
@@ -102,14 +110,18 @@ async function runReproduce(options: ReproduceCommandOptions, terminal: Terminal
   const draw = await loadDrawing();
   await makeFolder(join(options.out, 'figures'));
   const text = await readInputText(options.text, terminal);
-  // What "--calibration" names is KVQuant's here.
-  await withModel({ ...options, calibration: undefined }, terminal, async (opened) => {
-    const calibration = await presetCalibration(opened, options.calibration, terminal);
+  await withModel(options, terminal, async (opened) => {
+    const calibration = calibrationIdentity(opened);
+    const kvquantCalibration = await presetKvquant(opened, options.kvquantCalibration, terminal);
     const ids = withStatus(terminal, 'tokenizing', () =>
       Uint32Array.from(opened.tokenizer.encode(text, { parseSpecial: true })),
     );
     const setup = describeSetup(options, opened, ids);
-    const { store, changed } = await FolderStore.open(options.out, identityOf(setup, calibration));
+    const { store, changed } = await FolderStore.open(options.out, {
+      ...identityOf(setup),
+      calibration,
+      kvquantCalibration,
+    });
     if (changed.length > 0) {
       terminal.stderr.write(
         `xquant: ${options.out} had results of another ${changed.join(', ')}: starting over\n`,
@@ -154,8 +166,8 @@ async function runPlan(
   const threads =
     pending.length > 0 ? startWindowThreads({ model, factors }, options, names, windowSize) : [];
   try {
-    return await withProgress(terminal, 'reproducing', (onProgress) =>
-      runCaches(model instanceof WasmModel ? new KvquantSimulation(model) : model, ids, {
+    const report = await withProgress(terminal, 'reproducing', (onProgress) =>
+      runCaches(model instanceof WasmModel ? new KeyValueSimulation(model) : model, ids, {
         jobs,
         windowSize,
         store,
@@ -164,6 +176,12 @@ async function runPlan(
         onProgress,
       }),
     );
+    // What is published names the model, not where it is on this machine.
+    const skipped = report.skipped.map(({ cache, reason }) => ({
+      cache,
+      reason: reason.replaceAll(options.model, basename(options.model)),
+    }));
+    return { ...report, skipped };
   } finally {
     await Promise.all(threads.map((thread) => thread.stop()));
   }
@@ -241,11 +259,26 @@ function describeSetup(
   };
 }
 
-function identityOf(
-  { version, model, text, windowSize, engine }: ReproductionSetup,
-  calibration: string,
-): RunIdentity {
-  return { version, model: model.fingerprint, text: text.sha256, calibration, windowSize, engine };
+function identityOf({
+  version,
+  model,
+  text,
+  windowSize,
+  engine,
+}: ReproductionSetup): Omit<RunIdentity, 'calibration' | 'kvquantCalibration'> {
+  return { version, model: model.fingerprint, text: text.sha256, windowSize, engine };
+}
+
+/** Tells the calibration of the calibrated caches from others; empty if the model has none. */
+function calibrationIdentity({ factors }: OpenedModel): string {
+  try {
+    const { origin, distortion, sets } = factors.calibration('calibrated', '') ?? { sets: [] };
+    const about = [origin, distortion, sets.map(({ layers: _, ...set }) => set)];
+    return createHash('sha256').update(JSON.stringify(about)).digest('hex');
+  } catch (error) {
+    if (error instanceof ConfigError) return '';
+    throw error;
+  }
 }
 
 /** The command that gives the same results, without the folders of this machine. */
@@ -256,13 +289,16 @@ function commandLine(options: ReproduceCommandOptions, windows: number, windowSi
   parts.push('--text', basename(options.text), '--plan', options.plan, '--windows', String(windows));
   if (options.windowSize !== undefined) parts.push('--window-size', String(windowSize));
   if (options.calibration !== undefined) parts.push('--calibration', basename(options.calibration));
+  if (options.kvquantCalibration !== undefined) {
+    parts.push('--kvquant-calibration', basename(options.kvquantCalibration));
+  }
   if (options.backend !== 'wasm') parts.push('--backend', options.backend);
   if (options.keyWeights !== undefined) parts.push('--key-weights', options.keyWeights);
   return [...parts, '--out', basename(options.out)].join(' ');
 }
 
-/** Makes a calibration known to the model. Returns what tells it from others. */
-async function presetCalibration(
+/** Makes a calibration of KVQuant known to the model. Returns what tells it from others. */
+async function presetKvquant(
   { model, factors }: OpenedModel,
   path: string | undefined,
   terminal: Terminal,
@@ -303,7 +339,7 @@ async function print(
     return;
   }
   const table = formatTable([
-    ['cache', 'of f16 KV', 'smaller', 'perplexity', 'loss/token', 'perplexity +%'],
+    ['cache', 'of f16 KV', 'smaller', 'in all', 'perplexity', 'loss/token', 'perplexity +%'],
     ...caches.map(cacheCells),
   ]);
   const verdicts = claims.map(({ text, verdict, evidence }) =>

@@ -12,11 +12,11 @@ import { useModelFile } from '../io/load-model.js';
 import { nodeStore } from '../io/node-calibration.js';
 import { isKept } from '../io/node-kept-models.js';
 import { ModelEvaluator, type WindowTask } from '../reproduce/evaluator.js';
-import { KvquantSimulation } from '../reproduce/kvquant-simulation.js';
+import { KeyValueSimulation } from '../reproduce/key-value-simulation.js';
 import { presetOwnCalibration } from './backend.js';
 import type { WindowThreadMessage, WindowThreadSetup } from './window-threads.js';
 
-const { model: name, engine, factors, calibration } = workerData as WindowThreadSetup;
+const { model: name, engine, factors, calibration, kvquantCalibration } = workerData as WindowThreadSetup;
 
 async function start(): Promise<ModelEvaluator> {
   const { model, config, fingerprint } = await useModelFile(
@@ -27,15 +27,14 @@ async function start(): Promise<ModelEvaluator> {
       model: await WasmModel.load(file.config, file.weights, engine),
     }),
   );
-  model.factors.useKeeper(nodeStore(name, { config, fingerprint }));
+  model.factors.useKeeper(nodeStore(name, { config, fingerprint }, calibration));
   for (const each of factors) model.factors.preset(each.layer, each.matrix, each.factors);
-  if (calibration === undefined) presetOwnCalibration({ model, factors: model.factors });
-  else
-    model.factors.presetCalibration(
-      'kvquant',
-      readCalibration(readFileSync(calibration), calibration, config),
-    );
-  return new ModelEvaluator(new KvquantSimulation(model));
+  if (kvquantCalibration === undefined) presetOwnCalibration({ model, factors: model.factors });
+  else {
+    const read = readCalibration(readFileSync(kvquantCalibration), kvquantCalibration, config);
+    model.factors.presetCalibration('kvquant', read);
+  }
+  return new ModelEvaluator(new KeyValueSimulation(model));
 }
 
 const say = (message: WindowThreadMessage) => parentPort?.postMessage(message);

@@ -23,8 +23,10 @@ export interface WindowThreadSetup {
   readonly model: string;
   readonly engine: WasmModelOptions;
   readonly factors: readonly NamedFactors[];
-  /** A file; without one, an embedded model has its own. */
-  readonly calibration: string | undefined;
+  /** Of calibrated caches, a file; found by itself without one. */
+  readonly calibration?: string;
+  /** Of KVQuant, a file; without one, an embedded model has its own. */
+  readonly kvquantCalibration?: string;
 }
 
 /** A message of a thread. */
@@ -42,14 +44,14 @@ export type WindowThreadMessage =
  */
 export function startWindowThreads(
   { model, factors }: Pick<OpenedModel, 'model' | 'factors'>,
-  options: ModelOptions & { readonly calibration?: string },
+  options: ModelOptions & { readonly kvquantCalibration?: string },
   names: readonly FactorName[],
   windowSize: number,
 ): WindowThread[] {
   if (!(model instanceof WasmModel) || model.threads === 1) return [];
   // Every thread reads the model itself: from the network, or from a pipe, that cannot be done again.
   const isHere = (EMBEDDED_MODELS as readonly string[]).includes(options.model) || existsSync(options.model);
-  if (!isHere || options.calibration === '-') return [];
+  if (!isHere || options.kvquantCalibration === '-') return [];
   // Weights, and the probabilities of the baseline that caches are compared with.
   const bytes = model.memoryUse.weights + windowSize * model.config.vocabSize * 8;
   if (bytes * model.threads > MEMORY_BUDGET_BYTES) return [];
@@ -59,6 +61,7 @@ export function startWindowThreads(
     engine: { threads: 1, kernel, keyWeights, memoryLimit },
     factors: names.map((name) => ({ ...name, factors: factors.factors(name.layer, name.matrix) })),
     calibration: options.calibration,
+    kvquantCalibration: options.kvquantCalibration,
   };
   return Array.from({ length: model.threads }, () => new WindowThread(setup));
 }

@@ -31,6 +31,10 @@ export const FAMILIES: Readonly<Record<CacheFamily, { color: string; shape: stri
   'XQuant-CL': { color: '#12a37c', shape: 'diamond' },
   'XQuant tuned': { color: '#9466ef', shape: 'triangle-down' },
   'XQuant-CL tuned': { color: '#e0527a', shape: 'cross' },
+  'llama.cpp': { color: '#b5651d', shape: 'triangle-left' },
+  'Lloyd-Max': { color: '#7a8c3a', shape: 'triangle-right' },
+  'XQuant calibrated': { color: '#2aa9c9', shape: 'square' },
+  'XQuant-CL calibrated': { color: '#d63a2f', shape: 'diamond' },
 };
 
 /** Colours of marks. */

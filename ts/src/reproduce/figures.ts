@@ -5,7 +5,7 @@
  * @module
  */
 
-import { COLORS, CONFIG, FAMILIES, type Figure } from './figure.js';
+import { COLORS, CONFIG, FAMILIES, type Figure, type VegaLiteSpec } from './figure.js';
 import type { CacheFamily } from './plans.js';
 import type { ReproducedCache, Reproduction } from './results.js';
 import {
@@ -23,16 +23,66 @@ const SMALLEST_LOSS = 0.01;
 /** All figures that the results have data for, in the order of the report. */
 export function reportFigures(results: Reproduction): Figure[] {
   const { analysis, layerLosses } = results;
-  const figures = [compressionAgainstLoss(results), tensorMagnitudes(results), channelProfiles(results)];
+  const figures = [tensorMagnitudes(results), channelProfiles(results)];
   if (analysis.steps.x.length > 0) figures.push(similarity(results), differenceRange(results));
   if (layerLosses.length > 0) figures.push(singleLayers(results));
   if (analysis.errors.length > 0) figures.push(layerErrors(results), channelErrors(results));
   figures.push(roofline(results));
-  return figures.map((each) => ({ ...each, spec: { ...each.spec, config: CONFIG } }));
+  return [...lossFigures(results), ...figures.map(styled)];
+}
+
+/** Those of them that need nothing but the caches: loss against the cache, and against memory in all. */
+export function lossFigures(results: Pick<Reproduction, 'caches' | 'model'>): Figure[] {
+  return [lossAgainstCache(results), lossAgainstTotal(results)].map(styled);
+}
+
+function styled(figure: Figure): Figure {
+  return { ...figure, spec: { ...figure.spec, config: CONFIG } };
 }
 
 /** Figure 1 of the paper. */
-function compressionAgainstLoss({ caches, model }: Reproduction): Figure {
+function lossAgainstCache({ caches, model }: Pick<Reproduction, 'caches' | 'model'>): Figure {
+  return {
+    id: 'figure-1',
+    title: 'Figure 1: compression against loss',
+    caption:
+      `Every cache of the plan on ${model.name}; the digit is its bits. Right and down is better; the dashed line ` +
+      'joins those that no other one beats. Bars: two standard errors of the paired difference. Losses below ' +
+      `${SMALLEST_LOSS} % are drawn there.`,
+    spec: lossAgainst(
+      caches,
+      ({ compression }) => compression,
+      ({ onParetoFront }) => onParetoFront,
+      'cache, times smaller than f16 KV',
+    ),
+  };
+}
+
+/** The same by everything that a cache needs to be read. */
+function lossAgainstTotal({ caches, model }: Pick<Reproduction, 'caches' | 'model'>): Figure {
+  const tokens = caches[0]?.totals.tokens;
+  return {
+    id: 'figure-total',
+    title: 'Loss against memory in all',
+    caption:
+      `The same caches with all that they need, for one sequence of ${tokens} tokens of ${model.name}: the cache, what ` +
+      'its layers hand on, and the plan (folded weights, or the matrices of a calibration), which several sequences ' +
+      'share. Left of 1, more is needed than for keys and values in f16.',
+    spec: lossAgainst(
+      caches,
+      ({ totals }) => totals.smaller,
+      ({ onTotalParetoFront }) => onTotalParetoFront,
+      'in all, times smaller than f16 KV',
+    ),
+  };
+}
+
+function lossAgainst(
+  caches: readonly ReproducedCache[],
+  smaller: (row: ReproducedCache) => number,
+  isOnFront: (row: ReproducedCache) => boolean,
+  title: string,
+): VegaLiteSpec {
   const percent = (value: number) => Math.max(SMALLEST_LOSS, 100 * value);
   const point = (row: ReproducedCache) => {
     const { mean, stdErr } = row.relativePerplexity;
@@ -40,7 +90,7 @@ function compressionAgainstLoss({ caches, model }: Reproduction): Figure {
       label: row.label,
       family: row.family,
       bits: String(row.bits),
-      compression: row.compression,
+      compression: smaller(row),
       loss: percent(mean),
       low: percent(mean - 2 * (stdErr ?? 0)),
       high: percent(mean + 2 * (stdErr ?? 0)),
@@ -54,7 +104,7 @@ function compressionAgainstLoss({ caches, model }: Reproduction): Figure {
     field: 'compression',
     type: 'quantitative',
     scale: { type: 'log', base: 2, nice: false, padding: 20 },
-    axis: { title: 'times smaller than f16 KV', format: '~r', tickCount: 6 },
+    axis: { title, format: '~r', tickCount: 6 },
   };
   const y = (field: string) => ({
     field,
@@ -66,42 +116,34 @@ function compressionAgainstLoss({ caches, model }: Reproduction): Figure {
     field: 'family',
     type: 'nominal',
     scale: scale((name) => FAMILIES[name].color),
-    legend: { title: null, symbolOpacity: 1 },
+    legend: { title: null, symbolOpacity: 1, columns: 5 },
   };
-  const front = caches.filter(({ onParetoFront }) => onParetoFront).map(point);
+  const front = caches.filter(isOnFront).map(point);
   return {
-    id: 'figure-1',
-    title: 'Figure 1: compression against loss',
-    caption:
-      `Every cache of the plan on ${model.name}; the digit is its bits. Right and down is better; the dashed line ` +
-      'joins those that no other one beats. Bars: two standard errors of the paired difference. Losses below ' +
-      `${SMALLEST_LOSS} % are drawn there.`,
-    spec: {
-      width: 640,
-      height: 380,
-      data: { values: caches.map(point) },
-      layer: [
-        {
-          data: { values: front },
-          mark: { type: 'line', strokeDash: [5, 4], color: 'currentColor', opacity: 0.5 },
-          encoding: { x, y: y('loss'), order: { field: 'compression' } },
+    width: 640,
+    height: 380,
+    data: { values: caches.map(point) },
+    layer: [
+      {
+        data: { values: front },
+        mark: { type: 'line', strokeDash: [5, 4], color: 'currentColor', opacity: 0.5 },
+        encoding: { x, y: y('loss'), order: { field: 'compression' } },
+      },
+      { mark: { type: 'rule', opacity: 0.7 }, encoding: { x, y: y('low'), y2: { field: 'high' }, color } },
+      {
+        mark: { type: 'point', filled: true, size: 90, opacity: 0.9 },
+        encoding: {
+          x,
+          y: y('loss'),
+          color,
+          shape: { field: 'family', type: 'nominal', scale: scale((name) => FAMILIES[name].shape) },
         },
-        { mark: { type: 'rule', opacity: 0.7 }, encoding: { x, y: y('low'), y2: { field: 'high' }, color } },
-        {
-          mark: { type: 'point', filled: true, size: 90, opacity: 0.9 },
-          encoding: {
-            x,
-            y: y('loss'),
-            color,
-            shape: { field: 'family', type: 'nominal', scale: scale((name) => FAMILIES[name].shape) },
-          },
-        },
-        {
-          mark: { type: 'text', dx: 11, dy: -1, align: 'left', fontSize: 11, color: 'currentColor' },
-          encoding: { x, y: y('loss'), text: { field: 'bits' } },
-        },
-      ],
-    },
+      },
+      {
+        mark: { type: 'text', dx: 11, dy: -1, align: 'left', fontSize: 11, color: 'currentColor' },
+        encoding: { x, y: y('loss'), text: { field: 'bits' } },
+      },
+    ],
   };
 }
 

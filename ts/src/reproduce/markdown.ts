@@ -10,9 +10,13 @@ import { claimsTable, type ReportTable, reportTables, skippedTable } from './tab
 /** Tables of Markdown that say the same for every model. */
 const NOT_BY_MODEL = ['hidden-lengths'];
 
-/** The results of one model as a section, with the command, the machine and the date. */
-export function resultsMarkdown(results: Reproduction): string {
-  const { model, text, windows, windowSize, baseline, run, engine, command, version } = results;
+/**
+ * The results of one model as a section, with the command, the machine and the date.
+ *
+ * @param circumstances of the run, where they are not those of this program
+ */
+export function resultsMarkdown(results: Reproduction, circumstances = circumstancesOf(results)): string {
+  const { model, text, windows, windowSize, baseline, command } = results;
   const { config } = model;
   const perplexity =
     baseline.stdErr === null
@@ -33,11 +37,15 @@ export function resultsMarkdown(results: Reproduction): string {
       `hidden size ${config.hiddenSize}, ${config.numAttentionHeads} query heads and ${config.numKeyValueHeads} ` +
       `KV heads of ${config.headDim}.`,
     '',
-    `${run.date.slice(0, 10)}; ${run.machine}; ${run.threads} ${run.threads === 1 ? 'thread' : 'threads'}; ` +
-      `xquant ${version}, ${engine}.`,
+    `${circumstances}.`,
     '',
     ...tables,
   ].join('\n');
+}
+
+function circumstancesOf({ run, version, engine }: Reproduction): string {
+  const threads = `${run.threads} ${run.threads === 1 ? 'thread' : 'threads'}`;
+  return `${run.date.slice(0, 10)}; ${run.machine}; ${threads}; xquant ${version}, ${engine}`;
 }
 
 /** A table with its title and note. */

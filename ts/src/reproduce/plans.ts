@@ -1,25 +1,37 @@
 /**
- * Which caches an evaluation runs: those of the paper's tables (XQuant Table 1 and Table 4), and the steps from the
- * paper's encoder to the tuned one.
+ * Which caches an evaluation runs: those of the paper's tables (XQuant Table 1 and Table 4), the steps from the paper's
+ * encoder to the tuned one, and calibrated caches beside what else users have.
  *
  * @module
  */
 
+import { carrierOf } from '../cache/calibration.js';
+import { layoutSizes } from '../cache/layout.js';
 import type { CacheModelShape } from '../cache/options.js';
 import { ConfigError } from '../errors.js';
 
 /** What an evaluation runs. */
-export type PlanName = 'paper' | 'tuned' | 'all';
+export type PlanName = 'paper' | 'tuned' | 'calibrated' | 'all';
 
 /** The choices of {@link PlanName}. */
-export const PLANS: readonly PlanName[] = ['paper', 'tuned', 'all'];
+export const PLANS: readonly PlanName[] = ['paper', 'tuned', 'calibrated', 'all'];
 
 /** Series of the figures. */
-export type CacheFamily = 'KIVI*' | 'KVQuant' | 'XQuant' | 'XQuant-CL' | 'XQuant tuned' | 'XQuant-CL tuned';
+export type CacheFamily =
+  | 'KIVI*'
+  | 'KVQuant'
+  | 'llama.cpp'
+  | 'Lloyd-Max'
+  | 'XQuant'
+  | 'XQuant-CL'
+  | 'XQuant tuned'
+  | 'XQuant-CL tuned'
+  | 'XQuant calibrated'
+  | 'XQuant-CL calibrated';
 
 /** One row of the tables. */
 export interface PlannedCache {
-  /** The cache argument; identifies the row. */
+  /** The cache argument, or a name of rotated-caches.ts; identifies the row. */
   readonly cache: string;
   /** For people. */
   readonly label: string;
@@ -30,7 +42,7 @@ export interface PlannedCache {
 }
 
 /** Tables of the report. */
-export type TableName = 'plain' | 'firstLayers' | 'outlierChannel' | 'ladder' | 'tuned';
+export type TableName = 'plain' | 'firstLayers' | 'outlierChannel' | 'ladder' | 'tuned' | 'calibrated';
 
 /**
  * The caches of a plan for a model, each once.
@@ -40,8 +52,9 @@ export type TableName = 'plain' | 'firstLayers' | 'outlierChannel' | 'ladder' | 
 export function plannedCaches(plan: PlanName, shape: CacheModelShape): PlannedCache[] {
   if (!PLANS.includes(plan)) throw new ConfigError('plan', plan, PLANS.join(', '));
   const rows: PlannedCache[] = [];
-  if (plan !== 'tuned') rows.push(...paperCaches(shape));
-  if (plan !== 'paper') rows.push(...tunedCaches(shape));
+  if (plan === 'paper' || plan === 'all') rows.push(...paperCaches(shape));
+  if (plan === 'tuned' || plan === 'all') rows.push(...tunedCaches(shape));
+  if (plan === 'calibrated' || plan === 'all') rows.push(...calibratedCaches(shape));
   const merged = new Map<string, PlannedCache>();
   for (const row of rows) {
     const known = merged.get(row.cache);
@@ -131,6 +144,45 @@ function tunedCaches(shape: CacheModelShape): PlannedCache[] {
     );
   } else {
     add('xquant-cl:2@tuned?form=x', 'XQuant-CL-2, tuned, full-width X', 2, ['tuned']);
+  }
+  return rows;
+}
+
+/** Calibrated caches, what they improve on, and what users of other programs have. */
+function calibratedCaches(shape: CacheModelShape): PlannedCache[] {
+  const rows: PlannedCache[] = [];
+  const add = (family: CacheFamily, bits: number, cache: string, label: string) =>
+    rows.push({ cache, label, family, bits, tables: ['calibrated'] });
+  for (const bits of [4, 2]) add('KIVI*', bits, `kivi:${bits}`, `KIVI*-${bits}`);
+  add('XQuant tuned', 4, 'xquant:4@tuned', 'XQuant-4, tuned');
+  for (const bits of [3, 2]) {
+    add('XQuant-CL tuned', bits, `xquant-cl:${bits}@tuned`, `XQuant-CL-${bits}, tuned`);
+  }
+  add('llama.cpp', 8.5, 'q8_0', 'llama.cpp q8_0, heads rotated');
+  add('llama.cpp', 4.5, 'q4_0', 'llama.cpp q4_0, heads rotated');
+  for (const bits of [4, 3, 2])
+    add('Lloyd-Max', bits, `lloyd-max:${bits}`, `Lloyd-Max-${bits}, heads rotated`);
+
+  if (carrierOf(layoutSizes(shape)) === 'x') {
+    // 9.4, 12.5, 18.8 and 26.7 times smaller than keys and values in f16, less what sinks take.
+    for (const bits of [1.7, 1.275, 0.851, 0.599]) {
+      add('XQuant-CL calibrated', bits, `xquant-cl:${bits}@calibrated`, `XQuant-CL-${bits}, calibrated`);
+    }
+    return rows;
+  }
+  for (const [basis, about] of Object.entries({
+    head: 'a head',
+    tensor: 'keys, of values',
+    joint: 'a layer',
+  })) {
+    const option = basis === 'joint' ? '' : `?basis=${basis}`;
+    const label = `XQuant-4.25, calibrated, a basis of ${about}`;
+    add('XQuant calibrated', 4.25, `xquant:4.25@calibrated${option}`, label);
+  }
+  for (const bits of [4.25, 3.25, 2.25, 1.6, 1.25]) {
+    const [cache, label] = [`xquant-cl:${bits}@calibrated`, `XQuant-CL-${bits}, calibrated`];
+    if (bits !== 1.25) add('XQuant-CL calibrated', bits, cache, `${label}, from 1 layer`);
+    add('XQuant-CL calibrated', bits, `${cache}?predict=2`, `${label}, from 2 layers`);
   }
   return rows;
 }

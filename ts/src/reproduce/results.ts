@@ -19,11 +19,16 @@ import {
   summarize,
 } from './statistics.js';
 import { type SystemModel, systemModel } from './system-model.js';
+import { type ContextTotals, contextTotals } from './totals.js';
 
 /** One cache of the plan with its numbers. */
 export interface ReproducedCache extends PlannedCache, CacheSummary {
   /** Whether no other cache is at least as small and loses less. */
   readonly onParetoFront: boolean;
+  /** What the cache takes in all, at the context of the model. */
+  readonly totals: ContextTotals;
+  /** The same as `onParetoFront`, by what caches take in all. */
+  readonly onTotalParetoFront: boolean;
 }
 
 /** What a single layer loses. */
@@ -98,10 +103,14 @@ export function assembleReproduction(
   const { config } = setup.model;
   const byCache = new Map(report.results.map((each) => [each.cache, each]));
   const planned = plannedCaches(setup.plan, config).filter(({ cache }) => byCache.has(cache));
-  const summaries = planned.map((row) => ({ ...row, ...summarize(byCache.get(row.cache) as CacheResult) }));
-  const front = new Set(
-    paretoFront(summaries, ({ size, loss }) => [size, loss.mean]).map(({ cache }) => cache),
-  );
+  const summaries = planned.map((row) => ({
+    ...row,
+    ...summarize(byCache.get(row.cache) as CacheResult),
+    totals: contextTotals(row.cache, config),
+  }));
+  const frontBy = (size: (row: (typeof summaries)[number]) => number) =>
+    new Set(paretoFront(summaries, (row) => [size(row), row.loss.mean]).map(({ cache }) => cache));
+  const [front, totalFront] = [frontBy(({ size }) => size), frontBy(({ totals }) => totals.total)];
   const single = singleLayerCaches(config);
   const results = report.results.filter(({ cache }) => !single.includes(cache));
   return {
@@ -109,7 +118,11 @@ export function assembleReproduction(
     formatVersion: 1,
     ...setup,
     baseline: baselinePerplexity(results[0]),
-    caches: summaries.map((row) => ({ ...row, onParetoFront: front.has(row.cache) })),
+    caches: summaries.map((row) => ({
+      ...row,
+      onParetoFront: front.has(row.cache),
+      onTotalParetoFront: totalFront.has(row.cache),
+    })),
     skipped: report.skipped,
     claims: checkClaims(results, config),
     layerLosses: single.flatMap((cache, layer) => {

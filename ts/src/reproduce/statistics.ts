@@ -192,6 +192,24 @@ export function checkClaims(results: readonly CacheResult[], shape: CacheModelSh
       ),
       atMost('xquant-cl:3@tuned', 0.0015, 9.4, 'Tuned XQuant-CL-3 loses at most 0.15 % at 9.4x'),
       ...tuned,
+      atMost(
+        'xquant-cl:1.275@calibrated',
+        0.0012,
+        12,
+        'Calibrated XQuant-CL-1.275 loses at most 0.12 % at 12x or better',
+      ),
+      atMost(
+        'xquant-cl:0.851@calibrated',
+        0.0025,
+        18,
+        'Calibrated XQuant-CL-0.851 loses at most 0.25 % at 18x or better',
+      ),
+      atMost(
+        'xquant-cl:0.599@calibrated',
+        0.0035,
+        25,
+        'Calibrated XQuant-CL-0.599 loses at most 0.35 % at 25x or better',
+      ),
     ];
   }
   const gqa = [4, 3, 2].map((bits) =>
@@ -218,6 +236,31 @@ export function checkClaims(results: readonly CacheResult[], shape: CacheModelSh
       'XQuant-2 loses less with its outlier channel in f16',
     ),
     ...tuned,
+    beats('xquant:4@tuned', 'q4_0', 0.9, "Tuned XQuant-4 loses less than llama.cpp's q4_0, in less memory"),
+    beats(
+      'xquant-cl:3.25@calibrated',
+      'q4_0',
+      0.75,
+      "Calibrated XQuant-CL-3.25 loses less than llama.cpp's q4_0, in three quarters of the memory",
+    ),
+    atMost(
+      'xquant-cl:4.25@calibrated',
+      0.0012,
+      3.7,
+      'Calibrated XQuant-CL-4.25 loses at most 0.12 % at 3.7x or better',
+    ),
+    atMost(
+      'xquant-cl:2.25@calibrated',
+      0.013,
+      7,
+      'Calibrated XQuant-CL-2.25 loses at most 1.3 % at 7x or better',
+    ),
+    atMost(
+      'xquant-cl:2.25@calibrated?predict=2',
+      0.009,
+      7,
+      'Calibrated XQuant-CL-2.25 from 2 layers loses at most 0.9 % at 7x or better',
+    ),
   ];
 }
 

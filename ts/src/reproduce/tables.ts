@@ -70,6 +70,13 @@ export function reportTables(results: Reproduction): ReportTable[] {
       'Beyond the paper',
       'The tuned encoder, at several bit widths, against what it improves on',
     ),
+    comparison(
+      results,
+      'calibrated',
+      'calibrated',
+      'Calibrated caches, and what else users have',
+      'Bits of a calibrated cache are those of keys and values on average, with everything that is stored',
+    ),
     hiddenLengths(results),
   ];
   return tables.filter(({ rows }) => rows.length > 0);
@@ -103,14 +110,24 @@ export function claimsTable({ claims }: Reproduction): ReportTable {
 const OF_PAPER: readonly TableName[] = ['plain', 'firstLayers', 'outlierChannel'];
 
 /** Columns of every comparison; the last one only where the paper's do not need the room. */
-const HEAD = ['cache', 'of f16 KV', 'smaller', 'perplexity', 'loss, nats/token', 'perplexity +%'];
+const HEAD = ['cache', 'of f16 KV', 'smaller', 'in all', 'perplexity', 'loss, nats/token', 'perplexity +%'];
 
-/** Size and losses of a cache, in the order of label, size, compression, perplexity, loss, relative perplexity. */
+/** What the column "in all" says. */
+function inAll({ caches }: Reproduction): string {
+  const tokens = caches[0]?.totals.tokens;
+  return (
+    `“in all”: how much smaller cache, accumulator and plan are together, for one sequence of ${tokens} tokens; the ` +
+    'plan serves all sequences'
+  );
+}
+
+/** Sizes and losses of a cache, in the order of the head of a comparison. */
 export function cacheCells(row: ReproducedCache): string[] {
   return [
     row.label,
     row.size.toFixed(4),
     `${row.compression.toFixed(2)}x`,
+    `${row.totals.smaller.toFixed(2)}x`,
     row.perplexity.toFixed(3),
     formatEstimate(row.loss, 4),
     formatEstimate(row.relativePerplexity, 2, 100),
@@ -118,26 +135,33 @@ export function cacheCells(row: ReproducedCache): string[] {
 }
 
 function comparison(
-  { caches, baseline, model }: Reproduction,
+  results: Reproduction,
   name: TableName,
   id: string,
   title: string,
   note: string,
 ): ReportTable {
+  const { caches, baseline, model } = results;
   const rows = caches.filter(({ tables }) => tables.includes(name));
   const error = baseline.stdErr === null ? '' : ` ± ${baseline.stdErr.toFixed(3)}`;
-  const first = ['f16 KV', '1.0000', '1.00x', `${baseline.perplexity.toFixed(3)}${error}`, '0', '0'];
+  const first = ['f16 KV', '1.0000', '1.00x', '1.00x', `${baseline.perplexity.toFixed(3)}${error}`, '0', '0'];
   const divergence = (row: ReproducedCache) => row.klDivergence.mean.toFixed(4);
   if (rows.length === 0) return { id, title, note, head: HEAD, rows: [] };
   if (!OF_PAPER.includes(name)) {
     const body = rows.map((row) => [...cacheCells(row), divergence(row)]);
-    return { id, title, note, head: [...HEAD, 'KL'], rows: [[...first, '0'], ...body] };
+    return {
+      id,
+      title,
+      note: `${note}. ${inAll(results)}`,
+      head: [...HEAD, 'KL'],
+      rows: [[...first, '0'], ...body],
+    };
   }
   const published = publishedFor(model.config);
   return {
     id,
     title,
-    note: `${note}. In the columns of the paper: perplexity on WikiText-2 / C4, and by how much the first is above f16`,
+    note: `${note}. ${inAll(results)}. In the columns of the paper: perplexity on WikiText-2 / C4, and by how much the first is above f16`,
     head: [...HEAD, 'paper: of f16 KV', ...published.models.map((each) => `paper: ${each}`)],
     rows: [
       [...first, ...publishedBaseline(published)],

@@ -14,6 +14,7 @@ import { describeInChromium, openPage, startChromium } from './chromium.js';
 
 const FIGURES = [
   'figure-1',
+  'figure-total',
   'figure-3',
   'figure-b2',
   'cosine-similarity',

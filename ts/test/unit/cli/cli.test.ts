@@ -243,6 +243,11 @@ describe('perplexity', () => {
         tokens: 198,
         baseline: report.baseline.perplexity,
       });
+      // Parts add up, and nothing is smaller in all than alone.
+      const { cache, accumulator, plan, total, smaller, cacheSmaller } = result.memory;
+      expect(cache + accumulator + plan).toBe(total);
+      expect(smaller).toBeLessThanOrEqual(cacheSmaller);
+      expect(cacheSmaller).toBeCloseTo(result.compression, 9);
     }
     await own.dispose();
   });
@@ -253,6 +258,7 @@ describe('perplexity', () => {
     expect(stdout).toMatch(/2 windows of 100 tokens, teacherForced/);
     expect(stdout).toMatch(/^kv +\S+ +\+0\.00000/m);
     expect(stdout).toMatch(/^xquant:4 /m);
+    expect(stdout).toMatch(/cache alone +in all +time/);
   });
 
   it('--mode decode keeps the newest block in f16', async () => {

@@ -82,8 +82,12 @@ describe('xquant reproduce', { timeout: 240_000 }, () => {
     const found = results('all');
     const planned = plannedCaches('all', found.model.config).map(({ cache }) => cache);
     const missing = found.skipped.map(({ cache }) => cache);
-    expect(missing).toEqual(['kvquant:4', 'kvquant:3', 'kvquant:2']);
-    for (const { reason } of found.skipped) expect(reason).toContain('calibrate_kvquant.py');
+    const learned = planned.filter((cache) => /kvquant|@calibrated/.test(cache));
+    expect(learned.length).toBeGreaterThan(10);
+    expect(missing).toEqual(learned);
+    for (const { cache, reason } of found.skipped) {
+      expect(reason).toContain(cache.startsWith('kvquant') ? 'calibrate_kvquant.py' : 'xquant calibrate');
+    }
     expect(found.caches.map(({ cache }) => cache)).toEqual(planned.filter((each) => !missing.includes(each)));
     for (const each of found.caches) {
       expect(each.windows).toBe(3);
@@ -144,8 +148,11 @@ describe('xquant reproduce', { timeout: 240_000 }, () => {
     const blocked = await runInProcess(args(join('file', 'out')));
     expect(blocked.code).toBe(1);
     expect(blocked.stderr).toContain('cannot be made');
-    const calibration = await runInProcess(args('calibration', '--calibration', text));
+    const calibration = await runInProcess(args('calibration', '--kvquant-calibration', text));
     expect(calibration.code).not.toBe(0);
+    const other = await runInProcess(args('other', '--calibration', text));
+    expect(other.code).not.toBe(0);
+    expect(other.stderr).toContain('text.txt');
   });
 });
 

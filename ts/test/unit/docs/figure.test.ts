@@ -6,18 +6,20 @@ import { describe, expect, it } from 'vitest';
 const root = new URL('../../../../', import.meta.url).pathname;
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
 
-describe('the first screen', () => {
-  it.skipIf(!existsSync(join(root, 'dist/index.js')))('has the figures that their scripts draw', () => {
-    const { status, stderr } = spawnSync(
-      process.execPath,
-      [join(root, 'scripts/write-figures.mjs'), '--check'],
-      {
-        encoding: 'utf8',
-      },
-    );
+describe.skipIf(!existsSync(join(root, 'dist/index.js')))('pages and figures that scripts write', () => {
+  it.each([
+    ['the figures', 'write-figures.mjs'],
+    ['docs/results.md', 'write-results.mjs'],
+    ['what an error costs', 'write-error-figures.mjs'],
+  ])('%s has what the numbers give', (_, script) => {
+    const { status, stderr } = spawnSync(process.execPath, [join(root, 'scripts', script), '--check'], {
+      encoding: 'utf8',
+    });
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
   });
+});
 
+describe('the first screen', () => {
   it('says about how long the files are that one reads first', () => {
     const counts = [...readme.matchAll(/\]\((ts\/src\/[\w/.-]+)\)\s+\([^)]*?about (\d+) lines\)/g)];
     expect(counts).toHaveLength(3);
