@@ -19,6 +19,7 @@ from torch import Tensor
 
 import calibrated as C
 import model as M
+import planted as P
 import reference as R
 
 ULP = 2.0**-24  # relative error of one f32 rounding
@@ -66,13 +67,89 @@ def rope_error(x: Tensor, largest_angle: float) -> float:
     return 2 * float(x.abs().max()) * ULP * (largest_angle + 4)
 
 
-def attend_error(query: Tensor, keys: Tensor, values: Tensor, key_error: float, value_error: float, last: int) -> float:
-    """Keys off by key_error, turned by f32 angles; scores by f32 sums; softmax doubles a score's error."""
-    head_dim = query.shape[1]
-    k, v = float(keys.abs().max()), float(values.abs().max())
-    score = (query.abs().sum(1).max() * (1.5 * key_error + rope_error(keys, last)) + k * head_dim * rope_error(query, last))
-    score = float(score) / math.sqrt(head_dim) + head_dim * ULP * float(query.abs().sum(1).max()) * k / math.sqrt(head_dim)
-    return 2 * score * v + value_error + len(keys) * ULP * v
+def sum_variance(x: Tensor, weight: Tensor) -> Tensor:
+    """Variance of the error of x @ weight.T in f32, [tokens, outs].
+
+    Each of the n additions is off by a number spread evenly over u times its partial sum, with variance u^2 / 3. Partial sums are
+    those of the order of the index, or of an average order if these are larger; n products round once more.
+    """
+    parts = []
+    for rows in x.double().split(max(1, 2**22 // weight.numel())):
+        terms = rows[:, None] * weight.double()
+        n, total, squares = x.shape[1], terms.sum(-1), terms.square().sum(-1)
+        partial = torch.maximum(terms.cumsum(-1).square().sum(-1), n * (total.square() / 3 + squares / 6))
+        parts.append(ULP**2 / 3 * (partial + squares))
+    return torch.cat(parts)
+
+
+def stored_variance(x_hat: Tensor, minimum: Tensor, weight: Tensor) -> Tensor:
+    """`sum_variance` of stored rows: a kernel may sum codes and minima apart, whose partial sums may be larger."""
+    return torch.maximum(sum_variance(x_hat, weight), sum_variance(x_hat - minimum, weight) + sum_variance(minimum, weight))
+
+
+NOISY_RUNS = 64
+DEVIATIONS = 8  # of the error of a right kernel
+
+
+def attend_error(query: Tensor, pairs: list, minima: list, kv_heads: int, position: int, theta: float, layout: str) -> float:
+    """Attention in f32, NOISY_RUNS times, every step off by a random number of the size of its rounding errors.
+
+    DEVIATIONS times the standard deviation of the element that moves most.
+    """
+    heads, head_dim = query.shape
+    tokens = len(pairs[0][0])
+    g = torch.Generator().manual_seed(2508)
+    normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(query.device)
+    even = lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64).to(query.device) * 2 - 1
+    (key_rows, w_k), (value_rows, w_v) = pairs
+    keys, values = key_rows.double() @ w_k.double().T, value_rows.double() @ w_v.double().T
+    key_deviation, value_deviation = (stored_variance(x, m, w).sqrt() for (x, w), m in zip(pairs, minima))
+    pair = torch.arange(head_dim // 2, dtype=torch.float64, device=query.device) * 2 / head_dim
+    shared = heads // kv_heads
+
+    def turned(x: Tensor, positions: Tensor, frequencies: Tensor, noise: float) -> Tensor:
+        angles = positions[:, None] * frequencies
+        angles = angles * (1 + noise * ULP * even(*angles.shape))
+        y = R.rope(x, angles, layout).double()  # its f32 result is one of the four roundings
+        length = R.rope(x.square(), angles * 0, layout).double().view(*x.shape[:2], -1)
+        length = (length + (length.roll(head_dim // 2, -1) if layout == "half" else length.unflatten(-1, (-1, 2)).flip(-1).flatten(-2))).sqrt()
+        return y + noise * ULP * math.sqrt(4 / 3) * length * normal(*y.shape)
+
+    def run(noise: float) -> Tensor:
+        # A power in f32, its exponent and the product with the position.
+        frequencies = theta**-pair * (1 + noise * ULP * (pair * math.log(theta) + 4) * even(head_dim // 2))
+        k = (keys + noise * key_deviation * normal(*keys.shape)).view(tokens, kv_heads, head_dim)
+        k = turned(k, torch.arange(tokens, device=query.device).double(), frequencies, noise).repeat_interleave(shared, dim=1)
+        q = turned(query[None].double(), torch.tensor([float(position)], device=query.device), frequencies, noise)[0]
+        scores = torch.einsum("hd,thd->ht", q, k)
+        deviation = torch.stack([sum_variance(q[h : h + 1], k[:, h])[0] for h in range(heads)]).sqrt()
+        scores = (scores + noise * deviation * normal(*scores.shape)) / math.sqrt(head_dim)
+        below = scores - scores.amax(1, keepdim=True)
+        p = below.exp() * (1 + noise * ULP * (2 * below.abs() + 4) * even(*below.shape))
+        v = (values + noise * value_deviation * normal(*values.shape)).view(tokens, kv_heads, head_dim).repeat_interleave(shared, dim=1)
+        total = p.sum(1, keepdim=True)
+        total = total + noise * sum_variance(p, torch.ones_like(p[:1])).sqrt() * normal(heads, 1)
+        average = torch.einsum("ht,thd->hd", p, v)
+        # Or the stored rows are averaged and projected once.
+        rows = p @ value_rows.double()
+        for h in range(heads):
+            weight = w_v[h // shared * head_dim :][:head_dim]
+            variance = sum_variance(p[h : h + 1], v[:, h].T) + sum_variance(rows[h : h + 1], weight)
+            variance = variance + sum_variance(p[h : h + 1], value_rows.T) @ weight.double().square().T
+            average[h] += noise * variance[0].sqrt() * normal(head_dim)
+        return average / total
+
+    exact = run(0.0)
+    moved = torch.stack([run(1.0) - exact for _ in range(NOISY_RUNS)])
+    return DEVIATIONS * float(moved.square().mean(0).sqrt().max())
+
+
+def minima_of(q: R.Quantized, grouping: str) -> Tensor:
+    """The minimum of every element's group, [tokens, channels]."""
+    tokens, channels = q.x_hat.shape
+    if grouping == "perToken":
+        return q.mins.float().view(tokens, -1).repeat_interleave(GROUP, 1)[:, :channels]
+    return q.mins.float().view(-1, channels).repeat_interleave(GROUP, 0)[:tokens]
 
 
 # --- Inputs --------------------------------------------------------------------------------------------------
@@ -163,6 +240,12 @@ def quantize_family(c: Context) -> Iterator[Case]:
         columns = [torch.tensor(v, dtype=torch.float32) for _, b, v in WORKED if (b, len(v)) == (bits, count)]
         x = torch.stack([columns[i % len(columns)] for i in range(32)], dim=1).contiguous().to(c.device)
         yield quantize_case(f"worked-b{bits}-n{count}", x, bits, "perChannel")
+    for bits in (1, 2, 3, 4, 8):
+        for range_ in ("minmax", "mse"):
+            groups = torch.from_numpy(P.asymmetric(bits, range_, c.seed + bits)).to(c.device)
+            for grouping in ("perToken", "perChannel"):
+                x = groups if grouping == "perToken" else groups.T.contiguous()
+                yield quantize_case(f"planted-b{bits}-{grouping}-{range_}", x, bits, grouping, range_)
     for layer in REAL_LAYERS:
         x, normalized = (t[:64] for t in c.taps["mha"][layer])
         yield quantize_case(f"books-mha-layer{layer}-b4-paper", x.contiguous(), 4, "perToken")
@@ -209,6 +292,11 @@ def svd_family(c: Context) -> Iterator[Case]:
         "books-gqa-layer0-key": gqa[0].w_k.T.float().contiguous(),
         "books-gqa-layer10-key-value": torch.cat((gqa[10].w_k, gqa[10].w_v)).T.float().contiguous(),
     }
+    # Pairs of singular values that are nearly equal: their vectors are not determined, but orthonormal all the same.
+    q, _ = torch.linalg.qr(torch.randn(48, 24, generator=c.generator("svd-close"), dtype=torch.float64))
+    p, _ = torch.linalg.qr(torch.randn(24, 24, generator=c.generator("svd-close-right"), dtype=torch.float64))
+    values = torch.tensor([4 * 0.8 ** (i // 2) * (1 + 1e-7 * (i % 2)) for i in range(24)], dtype=torch.float64)
+    matrices["close"] = ((q * values) @ p.T).float().to(c.device)
     for name, w in matrices.items():
         u, s, vt = R.svd(w)
         # A perturbation E of W moves singular values by |E| and vectors by |E| / (distance to the next value).
@@ -254,17 +342,17 @@ def rematerialize_case(name: str, options: dict, inputs: dict, pairs: list) -> C
     return Case(f"rematerialize-{name}", "rematerialize", options, inputs, outputs, tolerance)
 
 
-def random_stored(c: Context, name: str, form: str, bits: int, grouping: str, tokens: int, width: int, kv_dim: int):
+def random_stored(c: Context, name: str, form: str, bits: int, grouping: str, tokens: int, width: int, kv_dim: int, draw=heavy):
     g = c.generator(name)
     weights = [(torch.randn(kv_dim, width, generator=g) / math.sqrt(width)).to(c.device) for _ in range(2)]
     if form == "x":
-        q = R.quantize(R.f16(heavy(g, tokens, width)).to(c.device), bits, GROUP, grouping, "minmax")
+        q = R.quantize(R.f16(draw(g, tokens, width)).to(c.device), bits, GROUP, grouping, "minmax")
         options = cache_options("x", bits, grouping, grouping, tokens=tokens)
-        return options, {**q.stored(), "w_k": weights[0], "w_v": weights[1]}, [(q.x_hat, w) for w in weights]
-    k = R.quantize(R.f16(heavy(g, tokens, width)).to(c.device), bits, GROUP, grouping, "minmax")
-    v = R.quantize(R.f16(heavy(g, tokens, width)).to(c.device), bits, GROUP, "perToken", "minmax")
+        return options, {**q.stored(), "w_k": weights[0], "w_v": weights[1]}, [(q.x_hat, w) for w in weights], (q, q)
+    k = R.quantize(R.f16(draw(g, tokens, width)).to(c.device), bits, GROUP, grouping, "minmax")
+    v = R.quantize(R.f16(draw(g, tokens, width)).to(c.device), bits, GROUP, "perToken", "minmax")
     options = cache_options("latent", bits, grouping, "perToken", tokens=tokens)
-    return options, {**k.stored("key_"), **v.stored("value_"), "up_k": weights[0], "up_v": weights[1]}, [(k.x_hat, weights[0]), (v.x_hat, weights[1])]
+    return options, {**k.stored("key_"), **v.stored("value_"), "up_k": weights[0], "up_v": weights[1]}, [(k.x_hat, weights[0]), (v.x_hat, weights[1])], (k, v)
 
 
 def rematerialize_family(c: Context) -> Iterator[Case]:
@@ -274,7 +362,8 @@ def rematerialize_family(c: Context) -> Iterator[Case]:
         ("latent", 2, "perChannel", 256, 64, 64), ("latent", 3, "perChannel", 128, 32, 32), ("latent", 4, "perToken", 128, 64, 64),
     ):
         name = f"random-{form}-b{bits}-{grouping}-{tokens}x{width}"
-        yield rematerialize_case(name, *random_stored(c, name, form, bits, grouping, tokens, width, kv_dim))
+        options, inputs, pairs, _ = random_stored(c, name, form, bits, grouping, tokens, width, kv_dim)
+        yield rematerialize_case(name, options, inputs, pairs)
     for which, layer, preset, bits in (("mha", 3, "paper", 4), ("gqa", 3, "paper", 4), ("gqa", 0, "paper", 2), ("gqa", 19, "tuned", 2)):
         options, inputs, pairs, _ = stored_rows(c, which, layer, preset, bits, 128)
         yield rematerialize_case(f"books-{which}-layer{layer}-b{bits}-{preset}", options, inputs, pairs)
@@ -316,6 +405,17 @@ def cross_layer(c: Context, name: str, tokens: int, width: int) -> Tensor:
     return R.f16(torch.stack(x)).to(c.device)
 
 
+def planted_layers(c: Context, range_: str) -> Tensor:
+    """Three layers: groups planted in the base, and groups planted in the difference above a base of zeros."""
+    base, difference = (torch.from_numpy(P.asymmetric(bits, range_, c.seed + 10 + bits)) for bits in (4, 2))
+    g = c.generator(f"cl-planted-{range_}")
+    zeros = torch.zeros_like(difference)
+    first = torch.cat((base, zeros))
+    second = torch.cat((base + 0.1 * torch.randn(base.shape, generator=g), difference))
+    third = second + 0.1 * torch.randn(second.shape, generator=g)
+    return torch.stack((first, second, third)).to(c.device)
+
+
 def cl_family(c: Context) -> Iterator[Case]:
     for bits, base, grouping, range_, rotation, tokens, width in (
         (2, 4, "perToken", "minmax", "none", 16, 192), (3, 4, "perChannel", "minmax", "none", 130, 32),
@@ -323,6 +423,8 @@ def cl_family(c: Context) -> Iterator[Case]:
     ):
         name = f"random-b{bits}-{grouping}-{range_}-{rotation}-{tokens}x{width}"
         yield from cl_cases(c, name, cross_layer(c, name, tokens, width), bits, base, grouping, range_, rotation)
+    for range_ in ("minmax", "mse"):
+        yield from cl_cases(c, f"planted-b2-{range_}", planted_layers(c, range_), 2, 4, "perToken", range_, "none")
     taps = c.taps["mha"]
     for preset in ("paper", "tuned"):
         tuned = preset == "tuned"
@@ -356,13 +458,14 @@ def same_under_jitter(c: Context, delta: Tensor, q: R.Quantized, bits: int, rang
     return True
 
 
-def attend_case(name: str, options: dict, inputs: dict, pairs: list, query: Tensor, kv_heads: int, theta: float, layout: str) -> Case:
+def attend_case(name: str, options: dict, inputs: dict, pairs: list, stored: list, query: Tensor, kv_heads: int, theta: float, layout: str) -> Case:
     tokens = options["tokens"]
     heads, head_dim = query.shape
     keys, values = (R.product(x, w) for x, w in pairs)
     output = R.attend(query, keys.view(tokens, kv_heads, -1), values.view(tokens, kv_heads, -1), tokens, theta, layout)
     options = {**options, "heads": heads, "kvHeads": kv_heads, "headDim": head_dim, "layout": layout, "theta": theta, "position": tokens}
-    error = attend_error(query, keys, values, product_error(*pairs[0]), product_error(*pairs[1]), tokens)
+    minima = [minima_of(q, options[grouping]) for q, grouping in zip(stored, ("keyGrouping", "valueGrouping"))]
+    error = attend_error(query, pairs, minima, kv_heads, tokens, theta, layout)
     return Case(f"attend-{name}", "attend", options, {"query": query, **inputs}, {"output": output}, {"output": close(error)})
 
 
@@ -374,11 +477,58 @@ def attend_family(c: Context) -> Iterator[Case]:
         name = f"random-{form}-b{bits}-{grouping}-{tokens}x{width}-{layout}"
         query = torch.randn(heads, head_dim, generator=c.generator(name + "-query")).to(c.device)
         yield attend_case(name, *random_stored(c, name, form, bits, grouping, tokens, width, kv_heads * head_dim), query, kv_heads, 10000.0, layout)
+    yield from attend_planted(c)
     for which, layer, preset, bits in (("mha", 10, "tuned", 2), ("gqa", 3, "paper", 4), ("gqa", 10, "tuned", 2)):
-        options, inputs, pairs, _ = stored_rows(c, which, layer, preset, bits, 256)
+        options, inputs, pairs, stored = stored_rows(c, which, layer, preset, bits, 256)
         config, weights = c.models[which].config, c.models[which].layers[layer]
         query = R.product(c.taps[which][layer][0][255:256], weights.w_q).view(config.heads, config.head_dim)
-        yield attend_case(f"books-{which}-layer{layer}-b{bits}-{preset}", options, inputs, pairs, query, config.kv_heads, config.theta, config.layout)
+        yield attend_case(f"books-{which}-layer{layer}-b{bits}-{preset}", options, inputs, pairs, stored, query, config.kv_heads, config.theta, config.layout)
+
+
+def mild(g: torch.Generator, tokens: int, channels: int) -> Tensor:
+    """Values without outliers, so that no token outweighs all others unless the query asks for it."""
+    return torch.randn(tokens, channels, generator=g) * torch.exp(0.3 * torch.randn(1, channels, generator=g))
+
+
+def pointed_query(c: Context, name: str, keys: Tensor, heads: int, theta: float, layout: str) -> Tensor:
+    """Queries of every temperature, [heads, headDim] before RoPE; keys [tokens, kvHeads, headDim] before RoPE.
+
+    In turn: nearly equal weights; the first and the newest token about 2 to 1, the rest a tenth; weights that range over some orders; the newest
+    token and one in the middle, with all others below the smallest f16.
+    """
+    tokens, kv_heads, head_dim = keys.shape
+    angles = R.rope_angles(torch.arange(tokens + 1, device=keys.device), head_dim, theta)
+    k = R.rope(keys, angles[:tokens], layout).double()
+    g = c.generator(name + "-query")
+    queries = []
+    for h in range(heads):
+        own = k[:, h // (heads // kv_heads)]
+        random = torch.randn(head_dim, generator=g, dtype=torch.float64).to(keys.device)
+        if h % 4 in (0, 2):
+            q = random * (0.05 if h % 4 == 0 else 2.0) * math.sqrt(head_dim) / (own @ random).std()
+        else:
+            # The shortest vector with these scores at the two tokens, above what the others have.
+            first, second, height = (0, tokens - 1, math.log(10 * tokens)) if h % 4 == 1 else (tokens - 1, tokens // 2, 25.0)
+            pair = own[[first, second]]
+            wanted = torch.tensor([height, height - math.log(2)], dtype=torch.float64, device=keys.device) * math.sqrt(head_dim)
+            q = torch.linalg.lstsq(pair, wanted).solution if keys.device.type == "cpu" else pair.T @ torch.linalg.solve(pair @ pair.T, wanted)
+        queries.append(q)
+    # Back to before RoPE at the position of the query: turned the other way.
+    return R.rope(torch.stack(queries)[None], -angles[tokens : tokens + 1], layout)[0]
+
+
+def attend_planted(c: Context) -> Iterator[Case]:
+    """Every token matters in one head or another, and no count of tokens is one of tiles, but where groups run along tokens."""
+    for form, bits, grouping, tokens, width, heads, kv_heads, head_dim, layout in (
+        ("x", 4, "perToken", 200, 64, 4, 1, 32, "half"), ("x", 8, "perToken", 131, 64, 8, 2, 32, "interleaved"),
+        ("x", 2, "perToken", 65, 128, 4, 4, 32, "half"), ("x", 3, "perChannel", 128, 64, 4, 2, 64, "half"),
+        ("latent", 4, "perChannel", 256, 64, 8, 2, 32, "half"), ("latent", 8, "perToken", 129, 64, 4, 1, 64, "interleaved"),
+    ):
+        name = f"planted-{form}-b{bits}-{grouping}-{tokens}x{width}-{layout}"
+        options, inputs, pairs, stored = random_stored(c, name, form, bits, grouping, tokens, width, kv_heads * head_dim, mild)
+        keys = R.product(*pairs[0]).view(tokens, kv_heads, head_dim)
+        query = pointed_query(c, name, keys, heads, 10000.0, layout)
+        yield attend_case(name, options, inputs, pairs, stored, query, kv_heads, 10000.0, layout)
 
 
 # --- calibrated caches -------------------------------------------------------------------------------------------
@@ -406,6 +556,9 @@ def symmetric_family(c: Context) -> Iterator[Case]:
         g = c.generator(f"symmetric-{kind}")
         x = adversarial(kind, g, 2, "perChannel", 130, 48) if kind != "outlier" else adversarial(kind, g, 2, "perToken", 130, 48)
         yield symmetric_case(kind, x.clamp(-2e4, 2e4).to(c.device), mixed(48, g))
+    channels = list(P.all_symmetric(c.seed))
+    x = torch.from_numpy(np.stack([group for _, group in channels], axis=1)).contiguous()
+    yield symmetric_case("planted", x.to(c.device), torch.tensor([bits for bits, _ in channels], device=c.device))
     g = c.generator("symmetric-zero")
     x = torch.randn(256, 48, generator=g)
     x[:, ::3] = 0
@@ -523,21 +676,24 @@ def far_from_f16_ties(row: Tensor) -> bool:
 
 def layer_family(c: Context) -> Iterator[Case]:
     hidden_size, ff, tokens = 64, 96, 128
-    for spec, heads, kv_heads, layout in (
+    for spec, heads, kv_heads, layout, *small in (
         ("kv", 2, 2, "half"), ("kivi:4", 2, 2, "half"), ("kivi:2", 4, 2, "interleaved"), ("xquant:4@paper", 2, 2, "half"),
         ("xquant:2@tuned?sinks=0", 2, 2, "interleaved"), ("xquant:3@paper", 4, 2, "half"),
         ("xquant:2@tuned?sinks=0", 4, 2, "interleaved"),
         ("xquant:4@paper?form=x", 4, 2, "half"), ("xquant-cl:2@tuned?sinks=0", 2, 2, "half"),
+        ("kv", 4, 2, "half", True), ("xquant:4@paper", 2, 2, "interleaved", True), ("xquant-cl:2@tuned?sinks=0", 4, 2, "half", True),
     ):
         config = M.Config(1, hidden_size, heads, kv_heads, hidden_size // heads, 10000.0, 1e-5, layout)
-        name = f"{file_name(spec)}-{heads}q{kv_heads}kv-{layout}"
+        # Streams down to 10^-3, beside which the epsilon of the norm is not small.
+        name = f"{'small-' if small else ''}{file_name(spec)}-{heads}q{kv_heads}kv-{layout}"
         for attempt in range(1000):
             g = c.generator(f"layer-{name}#{attempt}")
             matrix = lambda rows, columns: (torch.randn(rows, columns, generator=g) / math.sqrt(columns)).to(c.device).double()
             gain = lambda: (1 + 0.3 * torch.randn(hidden_size, generator=g)).to(c.device).double()
             layer = M.Layer(gain(), matrix(hidden_size, hidden_size), matrix(config.kv_dim, hidden_size), matrix(config.kv_dim, hidden_size),
                             matrix(hidden_size, hidden_size), gain(), matrix(ff, hidden_size), matrix(ff, hidden_size), matrix(hidden_size, ff))
-            hidden = torch.randn(tokens, hidden_size, generator=g).to(c.device)
+            hidden = torch.randn(tokens, hidden_size, generator=g)
+            hidden = (hidden * 10.0 ** -(torch.arange(tokens)[:, None] % 4) if small else hidden).to(c.device)
             cache = M.create_cache(spec, config, [layer])[0]
             normalized = M.normalize(hidden, config.epsilon, M.to_f32)
             kept = cache.incoming((normalized.double() * layer.attention_norm).float(), normalized, M.to_f32)

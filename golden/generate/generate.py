@@ -6,7 +6,8 @@ Needs a CUDA GPU, torch, triton, numpy, safetensors, gguf and tokenizers. For ea
 (reference.py), compare the Triton kernels (kernels.py) with it where one exists, write one safetensors file (none where a
 kernel disagrees). At the end: manifest.json, and how near the kernels come to what the machine can do.
 
-    --only quantize,pack   some families        --against DIR  compare every exact tensor with an earlier run
+    --only quantize,pack   some families, whose entries take the place of earlier ones in the manifest
+    --against DIR          compare every exact tensor with an earlier run, where it has the case
     --device cpu           without kernels      --no-bench     without measurements
 """
 
@@ -245,6 +246,8 @@ def command_output(*command: str) -> str:
 def exact_tensors_equal(case: F.Case, against: Path) -> bool:
     from safetensors.torch import load_file
 
+    if not (against / f"{case.name}.safetensors").exists():
+        return True
     earlier = load_file(against / f"{case.name}.safetensors")
     names = [*case.inputs, *(name for name in case.outputs if name not in case.tolerance)]
     return all(same_bytes(earlier[name], {**case.inputs, **case.outputs}[name].cpu()) for name in names)
@@ -255,7 +258,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="folder with books-mha.gguf and books-gqa.gguf")
     parser.add_argument("--text", type=Path, required=True, help="held-out text, UTF-8")
     parser.add_argument("--out", type=Path, required=True, help="folder for the case files")
-    parser.add_argument("--manifest", type=Path, help="manifest.json to write; left out with --only")
+    parser.add_argument("--manifest", type=Path, help="manifest.json to write; with --only the one to change")
     parser.add_argument("--only", default="", help="families, comma separated")
     parser.add_argument("--against", type=Path, help="folder of an earlier run")
     parser.add_argument("--device", default="cuda")
@@ -315,7 +318,15 @@ def main() -> None:
             "torch": torch.__version__, "triton": __import__("triton").__version__ if cuda else "none",
             "python": platform.python_version(), "seed": a.seed, "commit": a.commit or command_output("git", "rev-parse", "HEAD"),
         }
-        manifest = {"version": 1, "generator": generator, "cases": sorted(entries, key=lambda e: e["file"])}
+        manifest = {"version": 1, "generator": generator, "cases": []}
+        if a.only:
+            # Cases that are the same bytes keep the run that they came from.
+            manifest = json.loads(a.manifest.read_text())
+            known = {entry["file"]: entry["sha256"] for entry in manifest["cases"]}
+            made = [entry["file"] for entry in entries if known.get(entry["file"]) != entry["sha256"]]
+            manifest.setdefault("later", []).append({**generator, "files": made})
+        kept = [entry for entry in manifest["cases"] if entry["file"] not in {made["file"] for made in entries}]
+        manifest["cases"] = sorted(kept + entries, key=lambda e: e["file"])
         text = json.dumps(manifest, indent=1)
         a.manifest.write_text(text + "\n")
         print(json.dumps(generator))
