@@ -320,7 +320,7 @@ def cache_options(form, bits, key_grouping, value_grouping, rotation="none", ran
 def stored_rows(c: Context, which: str, layer: int, preset: str, bits: int, tokens: int):
     """Real rows of an embedded model as the plain XQuant cache stores them. -> form, options, inputs, K, V, errors."""
     model = c.models[which]
-    spec = f"xquant:{bits}@{preset}"
+    spec = f"xquant:{bits}@{preset}" + ("?sinks=0" if preset == "tuned" else "")
     cache = M.create_cache(spec, model.config, model.layers[layer : layer + 1])[0]
     o, p = cache.options, cache.projection
     x, normalized = (t[:tokens] for t in c.taps[which][layer])
