@@ -52,14 +52,16 @@ export async function diagnose(
   seconds = DIAGNOSE_SECONDS,
 ): Promise<DiagnosisResult> {
   const nothing = { diagnoses: [], stoppedEarly: false };
-  const failing = reports.filter((report) => report.verdict === 'fail').map((report) => report.name);
+  const failing = reports
+    .filter(({ name, verdict }) => verdict === 'fail' && inputs.has(name))
+    .map(({ name }) => name);
   const { operation } = inputs.case;
   if (failing.length === 0 || !KNOWN_MISTAKES.some(({ operations }) => operations.includes(operation)))
     return nothing;
   const cropped = cropCase(inputs, reports);
   // The part that is looked at has to show the mismatch, or anything would fit.
   const baseline = await findOperation(operation).run(cropped.inputs, context);
-  if (matches(cropped.inputs, baseline)) return nothing;
+  if (explains(cropped.inputs, baseline)) return nothing;
 
   const found: Diagnosis[] = [];
   const end = performance.now() + 1000 * seconds;
@@ -92,11 +94,11 @@ async function fits(attempt: Attempt, inputs: CaseInputs, baseline: ExpectedTens
     if (error instanceof XQuantError || error instanceof RangeError) return false;
     throw error;
   }
-  return matches(inputs, { ...baseline, ...outputs });
+  return explains(inputs, { ...baseline, ...outputs });
 }
 
 /** Whether every dumped output is as expected. */
-function matches(inputs: CaseInputs, expected: ExpectedTensors): boolean {
+function explains(inputs: CaseInputs, expected: ExpectedTensors): boolean {
   return Object.entries(expected).every(([name, tensor]) => {
     const found = inputs.case.tensors.get(name);
     return (

@@ -40,6 +40,7 @@ export {
   errorReport,
 } from './check.js';
 export type { CheckContext } from './operation.js';
+export { COMPUTE_TYPES, type ComputeType } from './compare/rounding-noise.js';
 export { type ModelContext, type ModelContextOptions, modelContext } from './context.js';
 export type {
   LargestError,

@@ -55,7 +55,9 @@ export async function makeCase(request: CaseRequest, context: CheckContext): Pro
   };
   const expected = await run(new CaseInputs(source), context);
   const tensors = new Map(source.tensors);
-  for (const [key, tensor] of Object.entries(expected)) tensors.set(key, expectedTensor(tensor));
+  for (const [key, tensor] of Object.entries(expected)) {
+    if (!tensor.computed) tensors.set(key, expectedTensor(tensor));
+  }
   return { ...source, tensors };
 }
 

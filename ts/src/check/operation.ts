@@ -7,6 +7,7 @@
 import type { LanguageModel } from '../model/language-model.js';
 import type { CaseInputs } from './case/inputs.js';
 import type { Expected } from './compare/compare.js';
+import type { ComputeType } from './compare/rounding-noise.js';
 
 /** One tensor of an operation, as `xquant check --list` prints it. */
 export interface TensorDoc {
@@ -44,6 +45,8 @@ export interface CheckContext {
    * @throws {LoadError} if the text cannot be had
    */
   heldoutTokens(count: number): Promise<Int32Array>;
+  /** What the kernel multiplies in, `f32` unless said otherwise: bounds of products and of attention follow from it. */
+  readonly compute?: ComputeType;
 }
 
 /** Expected outputs by tensor name. */

@@ -5,11 +5,12 @@
  */
 
 import { dirname, join } from 'node:path';
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { CASE_FILE, readCase, readNpyCase, readNpzCase } from '../check/case/golden.js';
 import type { CheckCase } from '../check/case/inputs.js';
 import { type CaseReport, checkCase, errorReport } from '../check/check.js';
 import type { Tolerance } from '../check/compare/compare.js';
+import { COMPUTE_TYPES, type ComputeType } from '../check/compare/rounding-noise.js';
 import { modelContext } from '../check/context.js';
 import { DIAGNOSE_SECONDS } from '../check/diagnose.js';
 import type { CheckContext } from '../check/operation.js';
@@ -40,6 +41,7 @@ interface CheckCommandOptions {
   readonly diagnoseFor?: number;
   readonly require?: readonly string[];
   readonly strict?: boolean;
+  readonly compute: ComputeType;
 }
 
 /** Archives of arrays. */
@@ -65,6 +67,11 @@ export function addCheckCommand(program: Command, terminal: Terminal): void {
       '--tolerance <absolute[,relative]>',
       'instead of the derived bounds, for floats; codes and what is stored stay exact',
       parseTolerance,
+    )
+    .addOption(
+      new Option('--compute <type>', 'what the kernel multiplies in, for bounds of rematerialize and attend')
+        .choices(COMPUTE_TYPES)
+        .default('f32'),
     )
     .option('--require <outputs>', 'outputs that must be in every file, comma separated', parseNames)
     .option('--strict', 'every output must be there, and a comparison that proves nothing is a mismatch')
@@ -105,7 +112,7 @@ async function runCheck(
     for (const open of cases) {
       signal.throwIfAborted();
       progress?.update(reports.length, cases.length);
-      const report = await checkOne(open, context, options);
+      const report = await checkOne(open, { ...context, compute: options.compute }, options);
       reports.push(report);
       if (!options.json) await write(stdout, formatCase(report, options.verbose), signal);
     }

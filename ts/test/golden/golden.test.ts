@@ -122,7 +122,7 @@ describe.each([await wasmKernels('simd')])('$name agrees with the golden files',
     const source = read(file);
     const expected = await findOperation(source.operation).run(new CaseInputs(source), context);
     const outputs = await implementation.run(source);
-    for (const [name, tensor] of Object.entries(expected)) {
+    for (const [name, tensor] of Object.entries(expected).filter(([, { computed }]) => !computed)) {
       const theirs = source.tensors.get(name) as Tensor;
       const { bound } = tensor;
       const slack = implementation.slack?.(source, name);

@@ -63,6 +63,11 @@ export interface Expected {
   readonly notes?: readonly string[];
   /** Whether either of two answers is right at an element, for instance a greedy id between equal logits. */
   readonly isUndecided?: (index: number, found: number) => boolean;
+  /**
+   * For a property of several tensors of a dump together, which is no tensor of the dump itself: computes it from them.
+   * Undefined if one of them is missing or has another size.
+   */
+  readonly computed?: () => Tensor | undefined;
 }
 
 /** An error that a user allows: `|found - expected| <= absolute + relative * |expected|`. */
@@ -320,7 +325,8 @@ function scanElements(
     const size = Math.abs(values[index]);
     const allowed =
       tolerance && !expected.stored ? tolerance.absolute + tolerance.relative * size : bound!(index);
-    return allowed + roundoff * (size + allowed) + step;
+    // A bound may be infinite, and zero times infinity is no number.
+    return narrow ? allowed + roundoff * (size + allowed) + step : allowed;
   };
 
   for (let i = 0; i < values.length; i++) {

@@ -18,7 +18,7 @@ import { type Matrix, row } from '../../numerics/matrix.js';
 export const F32_ROUNDOFF = 2 ** -24;
 
 /** The smallest f32 step: what any rounding can cost near zero. */
-const F32_TINY = 2 ** -149;
+export const F32_TINY = 2 ** -149;
 
 /**
  * Euclidean length of every row.

@@ -10,8 +10,8 @@ import { applyRope } from '../../model/rope.js';
 import { linearTiled } from '../../numerics/linear-tiled.js';
 import { type Matrix, matrix } from '../../numerics/matrix.js';
 import type { CaseInputs } from '../case/inputs.js';
-import { perturbedInputs } from '../compare/perturb.js';
-import { rowNorms, spreadBound } from '../compare/tolerance.js';
+import { attentionBounds } from '../compare/attention-noise.js';
+import { F32_ROUNDOFF, F32_TINY } from '../compare/tolerance.js';
 import type { Operation } from '../operation.js';
 import { ropeOptions } from './rope.js';
 import { LATENT_OPTIONS, STORED_INPUTS, type StoredSources, storedSources } from './stored-sources.js';
@@ -35,26 +35,23 @@ export const attend: Operation = {
     ...STORED_INPUTS,
     { name: 'output', role: 'output', dtype: 'F32', shape: '[heads, headDim]', comparison: 'bound' },
   ],
-  run(inputs) {
+  run(inputs, { compute = 'f32' }) {
     const sources = storedSources(inputs);
-    const baseline = attendOnce(inputs, sources);
-    // A weight matrix is summed over its columns, with terms that may be larger than the values they make
-    // up; the average over tokens adds a sum of that length.
-    const keySum = sources.keyWeights.columns * termRatio(sources.keyRows, sources.keyTerms);
-    const valueSum =
-      sources.valueWeights.columns * termRatio(sources.valueRows, sources.valueTerms) + sources.keyRows.rows;
-    const terms = { w_k: keySum, up_k: keySum, w_v: valueSum, up_v: valueSum };
-    const perturbed = perturbedInputs(inputs, ['query', 'w_k', 'w_v', 'up_k', 'up_v'], terms).map(
-      (other) => attendOnce(other).data,
-    );
-    const { columns: headDim } = inputs.matrix('query', 'head', 'channel');
+    const parts = attendParts(inputs, sources);
+    const { output, headDim } = parts;
+    const bounds = attentionBounds({
+      ...parts,
+      keySource: { rows: sources.keyRows, minima: sources.keyMinima, weights: sources.keyWeights },
+      valueSource: { rows: sources.valueRows, minima: sources.valueMinima, weights: sources.valueWeights },
+      compute,
+    });
     return {
       output: {
         dtype: 'F32',
-        values: baseline.data,
-        shape: [baseline.data.length / headDim, headDim],
+        values: output.data,
+        shape: [output.data.length / headDim, headDim],
         dimensions: ['head', 'channel'],
-        bound: spreadBound(baseline.data, perturbed, headDim),
+        bound: (index) => bounds[index] + F32_ROUNDOFF * Math.abs(output.data[index]) + F32_TINY,
       },
     };
   },
@@ -63,7 +60,12 @@ export const attend: Operation = {
 
 /** Attention of one query over all stored tokens. @returns [1, heads * headDim] */
 export function attendOnce(inputs: CaseInputs, sources: StoredSources = storedSources(inputs)): Matrix {
-  const { layout, headDim, frequencies } = ropeOptions(inputs);
+  return attendParts(inputs, sources).output;
+}
+
+/** Attention of one query with what it is computed of, keys and query after RoPE. */
+function attendParts(inputs: CaseInputs, sources: StoredSources) {
+  const { layout, headDim, ropeTheta: theta, frequencies } = ropeOptions(inputs);
   const heads = inputs.count('heads');
   const kvHeads = inputs.count('kvHeads', heads);
   const given = inputs.matrixOf('query', heads, headDim);
@@ -75,21 +77,10 @@ export function attendOnce(inputs: CaseInputs, sources: StoredSources = storedSo
       `the rows of the key matrix, ${keyWeights.rows}`,
     );
   }
-  const query = matrix(1, heads * headDim, given.data);
-  const keys = linearTiled(keyRows, keyWeights);
-  return causalAttention(
-    applyRope(query, inputs.number('position'), frequencies, layout),
-    applyRope(keys, 0, frequencies, layout),
-    linearTiled(valueRows, valueWeights),
-    headDim,
-  );
-}
-
-/** How much longer the rows of terms are than the rows of values, at most. */
-function termRatio(rows: Matrix, terms: Matrix): number {
-  const lengths = rowNorms(rows);
-  return rowNorms(terms).reduce(
-    (largest, length, t) => Math.max(largest, lengths[t] > 0 ? length / lengths[t] : 1),
-    1,
-  );
+  const position = inputs.number('position');
+  const query = applyRope(matrix(1, heads * headDim, given.data), position, frequencies, layout);
+  const keys = applyRope(linearTiled(keyRows, keyWeights), 0, frequencies, layout);
+  const values = linearTiled(valueRows, valueWeights);
+  const output = causalAttention(query, keys, values, headDim);
+  return { query, keys, values, output, headDim, position, layout, frequencies, theta };
 }

@@ -11,6 +11,9 @@ export interface StoredSources {
   /** See {@link termSizes}. [tokens, inner] */
   readonly keyTerms: Matrix;
   readonly valueTerms: Matrix;
+  /** The minimum of every value's group. [tokens, inner] */
+  readonly keyMinima: Matrix;
+  readonly valueMinima: Matrix;
   /** [kvDim, inner] */
   readonly keyWeights: Matrix;
   readonly valueWeights: Matrix;
@@ -58,7 +61,17 @@ export function storedSources(inputs: CaseInputs): StoredSources {
     const stored = inputs.quantized('', keyWeights.columns, inputs.grouped());
     const rows = dequantizeMatrix(stored);
     const terms = termSizes(stored);
-    return { keyRows: rows, valueRows: rows, keyTerms: terms, valueTerms: terms, keyWeights, valueWeights };
+    const minima = minimaOf(stored);
+    return {
+      keyRows: rows,
+      valueRows: rows,
+      keyTerms: terms,
+      valueTerms: terms,
+      keyMinima: minima,
+      valueMinima: minima,
+      keyWeights,
+      valueWeights,
+    };
   }
   const keyWeights = inputs.matrix('up_k', 'kvDim', 'latentRank');
   const valueWeights = inputs.matrix('up_v', 'kvDim', 'latentRank');
@@ -72,6 +85,8 @@ export function storedSources(inputs: CaseInputs): StoredSources {
     valueRows: dequantizeMatrix(values),
     keyTerms: termSizes(keys),
     valueTerms: termSizes(values),
+    keyMinima: minimaOf(keys),
+    valueMinima: minimaOf(values),
     keyWeights,
     valueWeights,
   };
@@ -83,4 +98,9 @@ export function storedSources(inputs: CaseInputs): StoredSources {
  */
 function termSizes(stored: QuantizedMatrix): Matrix {
   return dequantizeMatrix({ ...stored, mins: stored.mins.map((bits) => bits & 0x7fff) });
+}
+
+/** What values of code 0 are. */
+function minimaOf(stored: QuantizedMatrix): Matrix {
+  return dequantizeMatrix({ ...stored, scales: new Uint16Array(stored.scales.length) });
 }

@@ -36,7 +36,8 @@ describe('a case made by the reference passes its own check', () => {
     const read = parseCase(writeCase(made), made.name);
     const report = await checkCase(read, NO_MODELS);
     expect(report.verdict, formatCase(report)).toBe('pass');
-    expect(report.tensors.every(({ differing }) => differing === 0)).toBe(true);
+    const stored = report.tensors.filter(({ name }) => read.tensors.has(name));
+    expect(stored.every(({ differing }) => differing === 0)).toBe(true);
   });
 
   it('makes the same bytes for the same seed, others for another', async () => {
